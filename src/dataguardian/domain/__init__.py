@@ -1,0 +1,1 @@
+"""Types and rules of the field: frozen, pure, without input or output."""

@@ -1,0 +1,208 @@
+"""Artifact format 1: what a backup looks like in a storage. docs/format.md is the text for people.
+
+A backup is one directory. `manifest.json` is written last and makes it exist; its SHA-256 covers its own bytes with the
+64 digits of that hash set to zeros, so that one flipped bit anywhere in it is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dataguardian.domain.errors import ManifestError, UnsupportedFormatError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTS = "parts.jsonl"
+SUMS = "SHA256SUMS"
+MAX_PARTS = 999_999
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_PARTS_BYTES = 1024 * 1024 * 1024
+MAX_PART_SIZE_BYTES = 1024 * 1024 * 1024
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=0)]
+
+_SELF_HASH = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
+_ZEROS = b"0" * 64
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class PartRecord(Record):
+    """One line of parts.jsonl: a stored object and the slice of its stream's raw bytes that it holds."""
+
+    path: Annotated[str, Field(pattern=r"^[0-9]{2,6}-[A-Za-z0-9._-]+/[0-9]{6}(\.[a-z0-9]+)*$")]
+    stream: Annotated[str, Field(description="directory of the stream")]
+    offset: Annotated[int, Field(ge=0, description="of the first raw byte within the stream")]
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_PART_SIZE_BYTES, description="raw")]
+    stored_size_bytes: Size
+    sha256: Sha256
+    stored_sha256: Sha256
+
+
+class StreamRecord(Record):
+    """One stream: a folder of parts whose raw bytes, one after the other, are a dump that stock tools read."""
+
+    directory: Annotated[str, Field(pattern=r"^[0-9]{2,6}-[A-Za-z0-9._-]+$")]
+    name: str
+    kind: Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+    parts: Size
+    size_bytes: Size
+    stored_size_bytes: Size
+    sha256: Sha256
+    stored_sha256: Annotated[Sha256, Field(description="of the stored parts, one after the other")]
+    metadata: dict[str, Any] = {}
+    restore_by_hand: list[str] = []
+
+
+class ToolRecord(Record):
+    name: str
+    version: str
+
+
+class Manifest(Record):
+    """manifest.json. Times are RFC 3339 in UTC; sizes are bytes; no member ever holds a secret."""
+
+    format: Literal[1]
+    dataguardian_version: str
+    execution_id: str
+    attempt: Annotated[int, Field(ge=1)]
+    name: str
+    engine: str
+    source: str
+    backup_type: Literal["full"]
+    started_at: str
+    finished_at: str
+    duration_seconds: Annotated[float, Field(ge=0)]
+    server_version: str
+    tools: list[ToolRecord]
+    compression: str
+    compression_level: int | None
+    part_size_bytes: Annotated[int, Field(gt=0, le=MAX_PART_SIZE_BYTES)]
+    options: dict[str, Any]
+    size_bytes: Size
+    compressed_size_bytes: Size
+    parts: Size
+    streams: list[StreamRecord]
+    warnings: list[str]
+    how_to_restore: list[str]
+    parts_sha256: Sha256
+    checksum: Annotated[Sha256, Field(description="SHA-256 of SHA256SUMS: pins every stored byte")]
+    manifest_sha256: Sha256
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Returns the manifest's bytes, with `manifest_sha256` computed; the value that was given is ignored."""
+    document = manifest.model_dump(mode="json") | {"manifest_sha256": _ZEROS.decode()}
+    text = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
+    digest = hashlib.sha256(text).hexdigest().encode()
+    return _replace_last_hash(text, digest)
+
+
+def decode_manifest(data: bytes, *, where: str) -> Manifest:
+    """Checks the self-hash and the format and parses; raises ManifestError or UnsupportedFormatError."""
+    found = _SELF_HASH.findall(data)
+    if not found:
+        raise ManifestError(f"{where} is not a manifest, or it was damaged", path=where)
+    if hashlib.sha256(_replace_last_hash(data, _ZEROS)).hexdigest().encode() != found[-1]:
+        raise ManifestError(
+            f"{where} was damaged or edited: its SHA-256 does not match its content",
+            hint="the parts may still be good: `sha256sum -c SHA256SUMS` in the backup's directory tells",
+            path=where,
+        )
+    try:
+        document = json.loads(data)
+        _refuse_unknown_format(document, where)
+        return Manifest.model_validate(document)
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise ManifestError(f"{where} is not a valid manifest of format {FORMAT}", path=where) from error
+
+
+def encode_parts(parts: Iterable[PartRecord]) -> bytes:
+    """Returns parts.jsonl: a JSON object per line, in the order of the streams and of their bytes."""
+    return b"".join(json.dumps(part.model_dump(), separators=(",", ":")).encode() + b"\n" for part in parts)
+
+
+def decode_parts(data: bytes, manifest: Manifest, *, where: str) -> list[PartRecord]:
+    """Checks parts.jsonl against the manifest's hash and parses it; raises ManifestError."""
+    if hashlib.sha256(data).hexdigest() != manifest.parts_sha256:
+        raise ManifestError(f"{where} was damaged or edited: its SHA-256 is not the manifest's", path=where)
+    try:
+        parts = [PartRecord.model_validate_json(line) for line in data.splitlines()]
+    except ValidationError as error:
+        raise ManifestError(f"{where} is not valid", path=where) from error
+    _check_layout(parts, manifest, where)
+    return parts
+
+
+def encode_sums(entries: Iterable[tuple[str, str]]) -> bytes:
+    """Returns SHA256SUMS, as `sha256sum -c` reads it, of (path, SHA-256) pairs."""
+    return b"".join(f"{digest}  {path}\n".encode() for path, digest in entries)
+
+
+def expected_sums(manifest: Manifest, parts: Iterable[PartRecord]) -> bytes:
+    """Returns the one SHA256SUMS that belongs to these records: every stored object but itself and the manifest."""
+    return encode_sums([*((part.path, part.stored_sha256) for part in parts), (PARTS, manifest.parts_sha256)])
+
+
+def stream_directory(number: int, name: str, kind: str) -> str:
+    """Returns `01-shop.pgdump`: safe in every storage and shell, whatever the stream is called."""
+    return f"{number:02d}-{slugify(name, fallback='data')}.{kind}"
+
+
+def part_path(directory: str, number: int, suffix: str) -> str:
+    return f"{directory}/{number:06d}{suffix}"
+
+
+def slugify(name: str, *, fallback: str = "backup") -> str:
+    """Returns a folder name of [A-Za-z0-9._-]; a name that had to be changed carries a piece of its hash, so that
+    two names never share a folder.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
+    if slug == name:
+        return slug
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{slug or fallback}-{digest}"
+
+
+def _replace_last_hash(data: bytes, digits: bytes) -> bytes:
+    match = list(_SELF_HASH.finditer(data))[-1]
+    return data[: match.start(1)] + digits + data[match.end(1) :]
+
+
+def _refuse_unknown_format(document: object, where: str) -> None:
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT or isinstance(found, bool):
+        raise UnsupportedFormatError(
+            f"{where} has format {found!r}, and this release reads format {FORMAT} only",
+            hint="use the release of DataGuardian that wrote it, or a newer one",
+            path=where,
+        )
+
+
+def _check_layout(parts: list[PartRecord], manifest: Manifest, where: str) -> None:
+    """Offsets must be gapless, streams complete and totals right, so that readers can trust the records."""
+    streams = {stream.directory: stream for stream in manifest.streams}
+    raw = dict.fromkeys(streams, 0)
+    stored = dict.fromkeys(streams, 0)
+    count = dict.fromkeys(streams, 0)
+    for part in parts:
+        known = part.stream in streams and part.path.startswith(part.stream + "/")
+        if not known or part.offset != raw[part.stream] or part.size_bytes > manifest.part_size_bytes:
+            raise ManifestError(f"{where} does not fit the manifest at {part.path}", path=where)
+        raw[part.stream] += part.size_bytes
+        stored[part.stream] += part.stored_size_bytes
+        count[part.stream] += 1
+    for name, stream in streams.items():
+        if (raw[name], stored[name], count[name]) != (stream.size_bytes, stream.stored_size_bytes, stream.parts):
+            raise ManifestError(f"{where} does not hold all parts of stream {name}", path=where)
+    if len({part.path for part in parts}) != len(parts):
+        raise ManifestError(f"{where} names a part twice", path=where)

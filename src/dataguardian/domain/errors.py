@@ -1,0 +1,172 @@
+"""Every error that a user can meet, as one tree.
+
+    DataGuardianError                 exit  what it means
+    ├── UsageError                    2     wrong usage or configuration
+    │   ├── UnknownSchemeError        2     no adapter for that URL
+    │   └── TargetNotEmptyError       2     the target holds data and --drop-existing was not given
+    ├── IntegrityError                3     stored bytes are not the bytes that were written
+    │   ├── ManifestError             3     manifest, parts.jsonl or SHA256SUMS missing, damaged or edited
+    │   ├── UnsupportedFormatError    3     written by a newer release
+    │   └── DamagedPartError          3     a part is missing, truncated, flipped, swapped or grown
+    ├── MissingToolError              4     a client program or an optional package is not installed
+    ├── AccessError                   5     cannot connect, not allowed, or no such thing
+    │   ├── UnreachableError          5     nothing answers there
+    │   ├── AuthenticationError       5     the server refused the credentials
+    │   ├── NotAllowedError           5     signed in or opened, but not permitted
+    │   ├── TargetInUseError          5     somebody works with the target right now
+    │   └── NotFoundError             5     no such database, file, folder, bucket or backup
+    ├── EngineError                   1     a dump or restore went wrong
+    │   ├── DumpFailedError           1
+    │   └── RestoreFailedError        1
+    ├── StorageError                  1     a storage did not do what it was asked
+    │   ├── StorageFullError          1     permanent
+    │   ├── StorageTransientError     1     may work when tried again; the only kind that is retried
+    │   ├── StorageUnreachableError   5     (also an AccessError)
+    │   ├── StorageDeniedError        5     (also an AccessError) permanent
+    │   └── ObjectMissingError        5     (also an AccessError) permanent
+    ├── DiskFullError                 1     no room on a local disk (staging folder, restore target)
+    └── CancelledError                1     stopped on request; 130 and 143 for SIGINT and SIGTERM
+
+A message says what happened and where; `hint` says what to do next. Neither ever holds a secret. Vendor
+exceptions are translated where the vendor is called and chained with `from`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+JsonValue = str | int | float | bool | None
+
+
+class DataGuardianError(Exception):
+    """Root of the tree. `code` is stable and meant for programs, `exit_code` is what the command line returns."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, hint: str = "", **details: JsonValue) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details: Mapping[str, JsonValue] = details
+
+    def as_json(self) -> dict[str, object]:
+        """Returns `{"error", "message", "details"}`, the shape of every error answer."""
+        details = dict(self.details)
+        if self.hint:
+            details["hint"] = self.hint
+        return {"error": self.code, "message": self.message, "details": details}
+
+
+class UsageError(DataGuardianError):
+    code = "wrong_usage"
+    exit_code = 2
+
+
+class UnknownSchemeError(UsageError):
+    code = "unknown_scheme"
+
+
+class TargetNotEmptyError(UsageError):
+    code = "target_not_empty"
+
+
+class IntegrityError(DataGuardianError):
+    code = "integrity"
+    exit_code = 3
+
+
+class ManifestError(IntegrityError):
+    code = "manifest"
+
+
+class UnsupportedFormatError(IntegrityError):
+    code = "unsupported_format"
+
+
+class DamagedPartError(IntegrityError):
+    code = "damaged_part"
+
+
+class MissingToolError(DataGuardianError):
+    code = "missing_tool"
+    exit_code = 4
+
+
+class AccessError(DataGuardianError):
+    code = "access"
+    exit_code = 5
+
+
+class UnreachableError(AccessError):
+    code = "unreachable"
+
+
+class AuthenticationError(AccessError):
+    code = "auth_failed"
+
+
+class NotAllowedError(AccessError):
+    code = "not_allowed"
+
+
+class TargetInUseError(AccessError):
+    code = "target_in_use"
+
+
+class NotFoundError(AccessError):
+    code = "not_found"
+
+
+class EngineError(DataGuardianError):
+    code = "engine"
+
+
+class DumpFailedError(EngineError):
+    code = "dump_failed"
+
+
+class RestoreFailedError(EngineError):
+    code = "restore_failed"
+
+
+class StorageError(DataGuardianError):
+    code = "storage"
+
+
+class StorageFullError(StorageError):
+    code = "storage_full"
+
+
+class StorageTransientError(StorageError):
+    code = "storage_transient"
+
+
+class StorageUnreachableError(StorageError, AccessError):
+    code = "storage_unreachable"
+    exit_code = 5
+
+
+class StorageDeniedError(StorageError, AccessError):
+    code = "storage_denied"
+    exit_code = 5
+
+
+class ObjectMissingError(StorageError, AccessError):
+    code = "object_missing"
+    exit_code = 5
+
+
+class DiskFullError(DataGuardianError):
+    code = "disk_full"
+
+
+class CancelledError(DataGuardianError):
+    """Stopped on request. `signum` is the signal that asked for it, None when it was not a signal."""
+
+    code = "cancelled"
+
+    def __init__(self, message: str = "stopped on request", *, signum: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = 1 if signum is None else 128 + signum

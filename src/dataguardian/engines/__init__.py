@@ -1,0 +1,1 @@
+"""Engines: how each type of datasource is dumped, checked and restored. One file per type."""

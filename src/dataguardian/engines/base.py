@@ -1,0 +1,186 @@
+"""What an engine owes to the pipeline.
+
+An engine turns a datasource into named streams of bytes and back. It knows nothing of parts, compression, storages or
+manifests. It is synchronous and is used from one thread (the main one), which also spawns its children.
+
+Obligations, held by the conformance suite:
+
+* `dump` is consistent: one stream is one point in time of its source.
+* A stream that ends without an error **is complete**. Every exit code that does not mean "complete" makes `finish`
+  raise, whatever the child had written by then; so does content that fails the engine's own check.
+* Leaving a stream's context early ends its children (TERM, closed pipes, KILL after a limit) and removes what it
+  staged.
+* `restore` never touches what the target held before the last byte of the last stream was verified; then it
+  swaps, atomically where the system can. An error, at any moment, leaves the target as it was, and nothing else behind.
+* No secret reaches an argv, a log, an error text, a warning or `metadata`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+from dataguardian.registry import Adapter, AdapterConfig
+
+CheckStatus = Literal["ok", "timeout", "auth_failed", "unreachable", "error"]
+
+
+class EngineConfig(AdapterConfig):
+    """Base of every engine's configuration: the fields of SPEC M2."""
+
+    @abstractmethod
+    def default_name(self) -> str:
+        """Returns the backup's name when none is given: the database's or the folder's. Valid Unicode."""
+
+
+@dataclass(frozen=True)
+class ToolVersion:
+    """A client program that took part, as the manifest records it."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """What to dump. Patterns are gitignore-like and only mean something to engines that say so."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore. `drop_existing` allows to replace what the target holds, atomically, at the end."""
+
+    drop_existing: bool = False
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Outcome of `check`: `metadata` is small and for people (version, size_bytes, connections)."""
+
+    status: CheckStatus
+    message: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a source holds, for comparing two of them: `items` maps a name (table, file) to a count or size."""
+
+    items: dict[str, int]
+
+
+class DumpStream(Protocol):
+    """One dump on its way out. Used as a context manager: `with stream: readinto… ; finish()`."""
+
+    name: str
+    """As people know it: the database's name, `globals`, the folder's name. Valid Unicode."""
+    kind: str
+    """Suffix of the stream's folder, [a-z0-9]+: pgdump, sql, sqlite, tar."""
+    size_hint_bytes: int | None
+    """Roughly how many raw bytes will come, for progress only."""
+    restore_by_hand: list[str]
+    """Shell commands with stock tools that read the raw stream from standard input, in the order to try."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the beginning of `buffer`; returns how many bytes, 0 only at the end of the stream."""
+
+    def finish(self) -> None:
+        """Called once after readinto returned 0: raises DumpFailedError unless the stream is complete and sound."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What restore needs to know beside the bytes (encoding, owner, mode); read after `finish`. Plain JSON."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know although the stream is complete; read after `finish`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None:
+        """Ends children and removes staged files, whether the stream was finished or not."""
+
+
+class RestoreStream(Protocol):
+    """One dump on its way back. `chunks` yields verified bytes only, and raises when the next ones are damaged."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    metadata: dict[str, Any]
+
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+class Engine(ABC):
+    """A datasource that can be dumped and restored. Built from its configuration; opening nothing yet."""
+
+    server_version: str = ""
+    """Version of the source, known after `dump` began; '' where there is no server."""
+
+    @abstractmethod
+    def check(self) -> ProbeResult:
+        """Tells whether the source answers, within a time limit; never raises for what it finds."""
+
+    @abstractmethod
+    def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
+        """Yields the source's streams one after the other; the next is asked for when the last one is closed.
+
+        Raises AccessError when the source cannot be opened, MissingToolError, or DumpFailedError.
+        """
+
+    @abstractmethod
+    def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
+        """Checks, before a byte is fetched, that (name, kind) streams can be restored here.
+
+        Tools are installed, the target answers, is empty or may be dropped, is not in use. Raises UsageError,
+        AccessError or MissingToolError.
+        """
+
+    @abstractmethod
+    def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
+        """Restores beside the target while pulling `streams`; when the iterator is exhausted, swaps.
+
+        Every stream is read to its end before the next one is asked for. Raises RestoreFailedError or DiskFullError,
+        and passes on whatever `streams` raises, after having undone everything.
+        """
+
+    @abstractmethod
+    def inventory(self) -> Inventory:
+        """Counts what the source holds now (rows per table, bytes per file)."""
+
+    @property
+    @abstractmethod
+    def tools(self) -> list[ToolVersion]:
+        """The client programs that `dump` used, with versions; known after `dump` began."""
+
+
+class StreamValidator(Protocol):
+    def __call__(self, kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:
+        """Reads a whole raw stream without any server; raises IntegrityError when it would not restore."""
+
+
+@dataclass(frozen=True)
+class ClientProgram:
+    """A client program that an engine runs, for `doctor`: `install` is the exact command that brings it."""
+
+    name: str
+    path: str | None
+    version: str | None
+    install: str
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineAdapter(Adapter[Engine]):
+    """What a file in `engines/` exports as `ADAPTER`."""
+
+    validate: StreamValidator
+    programs: Callable[[], list[ClientProgram]] = list
+    """Looks for the client programs anew at each call."""

@@ -1,0 +1,198 @@
+"""Child processes, in one place: spawning, feeding, draining, ending.
+
+Rules (each was paid for): stderr is drained all the time, into a bounded tail; every child leads its own process
+group, so that Ctrl-C reaches us first and an abort reaches its children too; a child dies when we die (PDEATHSIG, by
+`setpriv`: Python's preexec_fn is not safe beside threads); an abort is TERM, closed pipes, and KILL after a limit, in
+that order, because a child that sees its input end early may call that success. Spawn from the main thread: PDEATHSIG
+fires when the *thread* ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import TracebackType
+from typing import IO, Self
+
+from dataguardian.domain.errors import MissingToolError
+
+PIPE_BYTES = 1 << 20
+"""Asked of the kernel for every pipe; 64 KiB pipes cost a wake-up per 64 KiB."""
+TERM_GRACE_SECONDS = 5.0
+STDERR_TAIL_LINES = 200
+STDERR_LINE_BYTES = 4096
+
+
+@cache
+def _launcher() -> tuple[str, ...]:
+    """The prefix that makes a child die with us; empty where util-linux's setpriv is missing or too old."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return ()
+    prefix = (setpriv, "--pdeathsig", "TERM", "--")
+    probe = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=10)
+    return prefix if probe.returncode == 0 else ()
+
+
+@cache
+def big_buffers() -> tuple[str, ...]:
+    """The prefix that gives a C program 1 MiB of stdio buffer: pg_dump writes 4 KiB at a time otherwise, and the
+    system calls cost a quarter of its run (docs/architecture.md has the figures).
+    """
+    stdbuf = shutil.which("stdbuf")
+    return (stdbuf, "-i1M", "-o1M") if stdbuf else ()
+
+
+class ChildProcess:
+    """A running client program. Use as a context manager: leaving it ends the child, whatever happened.
+
+    `argv` never holds a secret; those go into `env`. `stdin` and `stdout` are pipes when asked for, else /dev/null.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        stdout: bool = False,
+        stdbuf: bool = False,
+        cwd: str | bytes | None = None,
+    ) -> None:
+        self.name = os.path.basename(os.fsdecode(argv[0]))  # noqa: PTH119 -- the name of a program, not a path to open
+        self._tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
+        command = [*_launcher(), *(big_buffers() if stdbuf else ()), *argv]
+        try:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=dict(os.environ if env is None else env),
+                cwd=cwd,
+                bufsize=0,
+                process_group=0,
+            )
+        except FileNotFoundError as error:
+            raise MissingToolError(f"{self.name} is not installed, or was removed a moment ago") from error
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            _enlarge(pipe)
+        self._drain = threading.Thread(target=self._drain_stderr, name=f"stderr of {self.name}", daemon=True)
+        self._drain.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def stderr_lines(self) -> list[str]:
+        """The last lines that the child wrote to stderr; complete once `wait` returned."""
+        return list(self._tail)
+
+    @property
+    def stderr_text(self) -> str:
+        """The same, shortened to what fits an error message."""
+        return "\n".join(self._tail)[-2000:].strip()
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Reads what is there, at least one byte; returns 0 when the child closed its output."""
+        return os.readv(self._pipe(self._popen.stdout).fileno(), [buffer])
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Writes all of it; raises BrokenPipeError when the child has stopped reading."""
+        descriptor = self._pipe(self._popen.stdin).fileno()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def close_stdin(self) -> None:
+        """Tells the child that its input is complete. Never call it on the way out of an error: use `abort`."""
+        self._pipe(self._popen.stdin).close()
+
+    def wait(self, timeout_seconds: float | None = None) -> int:
+        """Returns the exit code (negative: ended by that signal); raises subprocess.TimeoutExpired."""
+        code = self._popen.wait(timeout_seconds)
+        self._drain.join(timeout=TERM_GRACE_SECONDS)
+        return code
+
+    def abort(self) -> None:
+        """Ends the child and everything in its group; does nothing when it has ended and was waited for."""
+        if self._popen.returncode is None:
+            self._signal(signal.SIGTERM)
+        self._close_pipes()
+        try:
+            self._popen.wait(TERM_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._popen.wait()
+        self._drain.join(timeout=TERM_GRACE_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _signal(self, signum: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signum)
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _drain_stderr(self) -> None:
+        stream = self._pipe(self._popen.stderr)
+        rest = b""
+        while data := stream.read(STDERR_LINE_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            self._tail.extend(line.decode("utf-8", "backslashreplace") for line in lines)
+            if len(rest) > STDERR_LINE_BYTES:
+                self._tail.append(rest[:STDERR_LINE_BYTES].decode("utf-8", "backslashreplace"))
+                rest = b""
+        if rest:
+            self._tail.append(rest.decode("utf-8", "backslashreplace"))
+        stream.close()
+
+    @staticmethod
+    def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+        if stream is None:
+            raise ValueError("this child was started without that pipe")
+        return stream
+
+
+def _enlarge(pipe: IO[bytes] | None) -> None:
+    """Asks for a bigger pipe; the kernel may refuse (a user's limit on pipe memory), which only costs speed."""
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def run_child(
+    argv: Sequence[str | bytes], *, env: Mapping[str, str] | None = None, timeout_seconds: float = 60.0
+) -> tuple[int, bytes, str]:
+    """Runs a short-lived program to its end; returns (exit code, standard output, end of standard error)."""
+    with ChildProcess(argv, env=env, stdout=True) as child:
+        timer = threading.Timer(timeout_seconds, child.abort)
+        timer.start()
+        output = bytearray()
+        buffer = memoryview(bytearray(64 * 1024))
+        try:
+            while count := child.readinto(buffer):
+                output += buffer[:count]
+            code = child.wait()
+        finally:
+            timer.cancel()
+        return code, bytes(output), child.stderr_text

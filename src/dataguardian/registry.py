@@ -1,0 +1,114 @@
+"""How adapters are found: every module of a package that has an `ADAPTER`, and the entry points of other packages.
+
+Engines and storages (and later notifiers) are registered this one way, so that a new one is one new file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from dataguardian.domain.errors import MissingToolError, UnknownSchemeError
+from dataguardian.domain.urls import Url
+
+T = TypeVar("T")
+
+
+class AdapterConfig(BaseModel, ABC):
+    """Base of every adapter's configuration; a concrete one adds `type: Literal["…"]`. Secrets are `SecretStr`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: Url) -> Self:
+        """Builds the configuration from an address; raises UsageError that says what is wrong with it."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Returns the address without secrets, as shown to people and written into manifests."""
+
+
+ConfigClass = type[AdapterConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Generic[T]):
+    """What a module exports as `ADAPTER`."""
+
+    type: str
+    schemes: tuple[str, ...]
+    example: str
+    """An address of this kind, for help and error texts."""
+    config: ConfigClass
+    build: Callable[[Any], T]
+    """Builds the thing from an instance of `config`; opens nothing yet."""
+    package: str | None = None
+    """Import name of the optional package that the extra named like `type` brings; None when the core suffices."""
+
+    @property
+    def installed(self) -> bool:
+        return self.package is None or importlib.util.find_spec(self.package) is not None
+
+
+A = TypeVar("A", bound=Adapter[Any])
+
+
+@dataclass(frozen=True)
+class Registry(Generic[A]):
+    """The adapters of one package. `noun` is what error texts call them: "engine", "storage"."""
+
+    package: str
+    noun: str
+    adapter_type: type[A]
+
+    @cached_property
+    def adapters(self) -> dict[str, A]:
+        """Every adapter by type. Modules are light: their SDKs are imported when an adapter is used."""
+        path = importlib.import_module(self.package).__path__
+        modules = [importlib.import_module(f"{self.package}.{info.name}") for info in pkgutil.iter_modules(path)]
+        found = [getattr(module, "ADAPTER", None) for module in modules]
+        found += [entry.load() for entry in entry_points(group=self.package)]
+        return {adapter.type: adapter for adapter in found if isinstance(adapter, self.adapter_type)}
+
+    def by_type(self, type_name: str) -> A:
+        """Raises UnknownSchemeError for a type that this installation does not know."""
+        if type_name not in self.adapters:
+            known = ", ".join(sorted(self.adapters))
+            raise UnknownSchemeError(
+                f"there is no {self.noun} {type_name!r} in this installation", hint=f"known: {known}", type=type_name
+            )
+        return self.adapters[type_name]
+
+    def config_from_url(self, url: Url) -> AdapterConfig:
+        """Raises UnknownSchemeError when no adapter has the address's scheme, UsageError when the rest is wrong."""
+        for adapter in self.adapters.values():
+            if url.scheme in adapter.schemes:
+                return adapter.config.from_url(url)
+        examples = "  ".join(adapter.example for adapter in self.adapters.values())
+        raise UnknownSchemeError(
+            f"no {self.noun} handles {url.scheme}:// addresses", hint=f"known: {examples}", scheme=url.scheme
+        )
+
+    def adapter_of(self, config: AdapterConfig) -> A:
+        return next(adapter for adapter in self.adapters.values() if type(config) is adapter.config)
+
+    def build(self, config: AdapterConfig) -> Any:  # noqa: ANN401 -- each room wraps it with its own type
+        """Raises MissingToolError when the adapter's optional package is not installed."""
+        adapter = self.adapter_of(config)
+        if not adapter.installed:
+            raise MissingToolError(
+                f"the {self.noun} {adapter.type} needs the Python package {adapter.package}, which is not installed",
+                hint=f"pip install 'dataguardian[{adapter.type}]'",
+                package=adapter.package,
+            )
+        return adapter.build(config)

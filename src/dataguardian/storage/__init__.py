@@ -1,0 +1,1 @@
+"""Storages: where backups are kept. One file per type."""

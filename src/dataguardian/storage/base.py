@@ -1,0 +1,98 @@
+"""What a storage owes to the pipeline.
+
+A storage keeps immutable objects under relative, `/`-separated paths. Folders are part of names: they appear with their
+first object and vanish with their last one.
+
+Obligations, held by the conformance suite:
+
+* `put` is **atomic**: the object is absent or whole, never partial, whatever is killed when. It writes under a unique
+  temporary name that `list` never shows, and it is **durable** when it returns. It is idempotent: putting the same
+  object again replaces it.
+* Read-after-write: what `put` stored is seen by the next `get`, `stat` and `list`.
+* A path that would leave the storage's root is refused with UsageError, before anything is touched.
+* Every call is bounded in time. Nothing here retries: only `retrying` does, and only StorageTransientError.
+* Errors: ObjectMissingError (no such object), StorageDeniedError (not allowed), StorageFullError (no room),
+  StorageUnreachableError (the storage itself is not there), StorageTransientError (may work next time).
+* Safe for several threads at once.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dataguardian.domain.errors import IntegrityError, UsageError
+from dataguardian.registry import Adapter, AdapterConfig
+
+Data = bytes | bytearray | memoryview
+
+PROBE_PREFIX = ".dataguardian-check"
+
+
+class StorageConfig(AdapterConfig):
+    """Base of every storage's configuration: the fields of SPEC M3."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as the storage sees it. `sha256` only where the storage itself computes one; never an ETag."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+class Storage(ABC):
+    @abstractmethod
+    def put(self, path: str, data: Data) -> None:
+        """Stores `data` as one atomic, durable object."""
+
+    @abstractmethod
+    def get(self, path: str, max_bytes: int) -> bytes:
+        """Returns the whole object; raises IntegrityError, without reading it all, when it exceeds `max_bytes`."""
+
+    @abstractmethod
+    def stat(self, path: str) -> StoredObject:
+        """Returns the object's size; raises ObjectMissingError."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Yields every object in the folder `prefix` and below, in no order; nothing when there is none."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Yields the names of the folders directly in `prefix`: what lists backups without listing their parts."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Removes the object, and folders that it leaves empty; no error when it is absent."""
+
+    @abstractmethod
+    def free_space(self) -> int | None:
+        """Returns how many bytes may still be put, None when the storage cannot tell."""
+
+    def check(self) -> None:
+        """Proves put, get, list and delete with a probe object; raises what went wrong."""
+        path = f"{PROBE_PREFIX}/{os.urandom(8).hex()}"
+        probe = os.urandom(1024)
+        self.put(path, probe)
+        try:
+            if self.get(path, len(probe)) != probe or path not in {entry.path for entry in self.list(PROBE_PREFIX)}:
+                raise IntegrityError("the storage did not give back what it was given", path=path)
+        finally:
+            self.delete(path)
+
+
+def checked_path(path: str) -> str:
+    """Returns `path` when it is relative, plain and stays inside the root; raises UsageError otherwise."""
+    segments = path.split("/")
+    if not path or "\x00" in path or "\\" in path or any(part in ("", ".", "..") for part in segments):
+        raise UsageError(f"{path!r} is not a path inside the storage", path=ascii(path))
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageAdapter(Adapter[Storage]):
+    """What a file in `storage/` exports as `ADAPTER`."""
