@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataguardian.domain.errors import ManifestError, UnsupportedFormatError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 PARTS = "parts.jsonl"
 SUMS = "SHA256SUMS"
@@ -29,7 +29,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0)]
 
 _SELF_HASH = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
-_ZEROS = b"0" * 64
+UNKNOWN = "0" * 64
+"""Stands for a hash that is not known yet."""
+_ZEROS = UNKNOWN.encode()
 
 
 class Record(BaseModel):
@@ -101,7 +103,7 @@ class Manifest(Record):
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Returns the manifest's bytes, with `manifest_sha256` computed; the value that was given is ignored."""
-    document = manifest.model_dump(mode="json") | {"manifest_sha256": _ZEROS.decode()}
+    document = manifest.model_dump(mode="json") | {"manifest_sha256": UNKNOWN}
     text = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
     digest = hashlib.sha256(text).hexdigest().encode()
     return _replace_last_hash(text, digest)

@@ -1,0 +1,307 @@
+"""Taking a backup: the pipeline, from the engine's bytes to a manifest that makes the backup exist."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from dataguardian import __version__
+from dataguardian.core.progress import Progress, Report, silent
+from dataguardian.domain import artifact
+from dataguardian.domain.artifact import Manifest, PartRecord, StreamRecord, ToolRecord
+from dataguardian.domain.clock import Clock, SystemClock, to_iso, to_stamp
+from dataguardian.domain.errors import DataGuardianError, DumpFailedError, StorageError, UsageError
+from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
+from dataguardian.engines.base import DumpOptions, DumpStream, Engine
+from dataguardian.storage.base import Storage
+from dataguardian.streams.codecs import Codec, codec_for
+from dataguardian.streams.sealing import SealedPart, seal
+from dataguardian.streams.split import BufferPool, fill, plan_lanes
+
+DEFAULT_PART_SIZE_BYTES = 16 * MIB
+MIN_PART_SIZE_BYTES = 64 * KIB
+MAX_WARNINGS = 1000
+
+
+class BackupPlan(BaseModel):
+    """Everything that a backup is told, as plain JSON. `name` is the job's; `attempt` counts tries of one execution."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    execution_id: str
+    attempt: int = 1
+    name: str
+    engine: str
+    source: str
+    compression: str = "zstd"
+    compression_level: int | None = None
+    part_size_bytes: int = DEFAULT_PART_SIZE_BYTES
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def dump_options(self) -> DumpOptions:
+        return DumpOptions(include=self.include, exclude=self.exclude)
+
+
+@dataclass(frozen=True)
+class BackupResult:
+    """`directory` is the backup's path in the storage."""
+
+    directory: str
+    manifest: Manifest
+
+
+def run_backup(
+    plan: BackupPlan, engine: Engine, storage: Storage, *, clock: Clock | None = None, report: Report = silent
+) -> BackupResult:
+    """Takes one backup. On any error, and when stopped, everything that was stored is removed again.
+
+    Raises what the engine and the storage raise, and UsageError for a plan that cannot be carried out.
+    """
+    clock = clock or SystemClock()
+    codec = codec_for(plan.compression, plan.compression_level)
+    _check_part_size(plan.part_size_bytes)
+    started_at, started = clock.now(), clock.monotonic()
+    directory = f"{artifact.slugify(plan.name)}/{to_stamp(started_at)}-{plan.execution_id}-{plan.attempt}"
+    storage.free_space()  # proves, before the engine is bothered, that the storage is there
+    with _removed_on_failure(storage, directory), _Conveyor(plan, codec, storage, directory, report) as conveyor:
+        for number, dump in enumerate(engine.dump(plan.dump_options()), start=1):
+            with dump as stream:
+                conveyor.carry(number, stream)
+        _check_arrival(storage, directory, conveyor.parts)
+        records = artifact.encode_parts(conveyor.parts)
+        storage.put(f"{directory}/{artifact.PARTS}", records)
+        draft = _draft_manifest(plan, codec, engine, conveyor).model_copy(
+            update={
+                "started_at": to_iso(started_at),
+                "finished_at": to_iso(clock.now()),
+                "duration_seconds": round(clock.monotonic() - started, 3),
+                "parts_sha256": hashlib.sha256(records).hexdigest(),
+            }
+        )
+        sums = artifact.expected_sums(draft, conveyor.parts)
+        storage.put(f"{directory}/{artifact.SUMS}", sums)
+        manifest = draft.model_copy(update={"checksum": hashlib.sha256(sums).hexdigest()})
+        text = artifact.encode_manifest(manifest)
+        manifest = artifact.decode_manifest(text, where=artifact.MANIFEST)
+        storage.put(f"{directory}/{artifact.MANIFEST}", text)
+    return BackupResult(directory, manifest)
+
+
+@dataclass
+class _Conveyor:
+    """Carries streams into the storage, part by part, several at once, and keeps the records in order.
+
+    This thread reads; a few others compress, hash and store. Parts that are not yet stored are bounded by `lanes`, and
+    so is the memory. A failure anywhere surfaces in this thread at the next part.
+    """
+
+    plan: BackupPlan
+    codec: Codec
+    storage: Storage
+    directory: str
+    report: Report
+    parts: list[PartRecord] = field(default_factory=list)
+    streams: list[StreamRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _size_bytes: int = 0
+    _stored_bytes: int = 0
+
+    def __enter__(self) -> Self:
+        self._lanes = plan_lanes(self.plan.part_size_bytes)
+        self._pool = BufferPool(self._lanes.buffers, self.plan.part_size_bytes)
+        self._threads = ThreadPoolExecutor(self._lanes.in_flight, thread_name_prefix="part")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def carry(self, number: int, stream: DumpStream) -> None:
+        """Reads one stream to its end, has the engine confirm it, and records it."""
+        directory = artifact.stream_directory(number, stream.name, stream.kind)
+        raw_hash, stored_hash = hashlib.sha256(), hashlib.sha256()
+        waiting: deque[Future[tuple[PartRecord, SealedPart]]] = deque()
+        first, offset, ended = len(self.parts), 0, False
+
+        def settle(until: int) -> None:
+            while len(waiting) > until:
+                part, sealed = waiting.popleft().result()
+                stored_hash.update(sealed.data)
+                self.parts.append(part)
+                self._stored_bytes += part.stored_size_bytes
+                self._tell(stream)
+
+        def seen(piece: memoryview) -> None:
+            raw_hash.update(piece)
+            self._size_bytes += len(piece)
+            self._tell(stream)
+
+        while not ended:
+            settle(self._lanes.in_flight - 1)
+            buffer = self._pool.acquire()
+            size_bytes = fill(stream.readinto, buffer, seen)
+            ended = size_bytes < self.plan.part_size_bytes
+            if size_bytes == 0 and offset > 0:  # the stream ended with the part before; an empty one has one empty part
+                self._pool.release(buffer)
+                break
+            path = self._next_path(directory, len(self.parts) - first + len(waiting) + 1)
+            waiting.append(self._threads.submit(self._store, path, directory, offset, buffer, size_bytes))
+            offset += size_bytes
+        stream.finish()
+        settle(0)
+        self.warnings += [f"{stream.name}: {warning}" for warning in stream.warnings]
+        self.streams.append(
+            StreamRecord(
+                directory=directory,
+                name=stream.name,
+                kind=stream.kind,
+                parts=len(self.parts) - first,
+                size_bytes=offset,
+                stored_size_bytes=sum(part.stored_size_bytes for part in self.parts[first:]),
+                sha256=raw_hash.hexdigest(),
+                stored_sha256=stored_hash.hexdigest(),
+                metadata=stream.metadata,
+                restore_by_hand=stream.restore_by_hand,
+            )
+        )
+
+    def _store(
+        self, path: str, stream: str, offset: int, buffer: mmap, size_bytes: int
+    ) -> tuple[PartRecord, SealedPart]:
+        """Runs in a thread: seals one part, frees its buffer, puts it, and looks at what arrived."""
+        try:
+            with memoryview(buffer)[:size_bytes] as raw:
+                sealed = seal(raw, self.codec)
+        finally:
+            self._pool.release(buffer)
+        self.storage.put(f"{self.directory}/{path}", sealed.data)
+        self._check_stored(f"{self.directory}/{path}", sealed)
+        return PartRecord(
+            path=path,
+            stream=stream,
+            offset=offset,
+            size_bytes=size_bytes,
+            stored_size_bytes=len(sealed.data),
+            sha256=sealed.sha256,
+            stored_sha256=sealed.stored_sha256,
+        ), sealed
+
+    def _check_stored(self, path: str, sealed: SealedPart) -> None:
+        arrived = self.storage.stat(path)
+        if arrived.size_bytes != len(sealed.data) or arrived.sha256 not in (None, sealed.stored_sha256):
+            raise StorageError(
+                f"the storage accepted {path} but holds something else",
+                hint="run the backup again; if it happens again, do not trust this storage",
+                path=path,
+            )
+
+    def _next_path(self, directory: str, number: int) -> str:
+        if number > artifact.MAX_PARTS:
+            raise UsageError(
+                f"the stream {directory} needs more than {artifact.MAX_PARTS} parts",
+                hint=f"give a --part-size above {format_size(self.plan.part_size_bytes)}",
+            )
+        return artifact.part_path(directory, number, self.codec.suffix)
+
+    def _tell(self, stream: DumpStream) -> None:
+        self.report(
+            Progress(
+                phase="backup",
+                stream=stream.name,
+                size_bytes=self._size_bytes,
+                stored_bytes=self._stored_bytes,
+                parts=len(self.parts),
+                total_bytes=stream.size_hint_bytes,
+            )
+        )
+
+
+@contextmanager
+def _removed_on_failure(storage: Storage, directory: str) -> Iterator[None]:
+    """Removes whatever the block stored when it does not end well; the manifest first, so that no half stays listed."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            remove_directory(storage, directory)
+        except DataGuardianError as trouble:
+            error.add_note(f"and what was stored in {directory} could not be removed: {trouble.message}")
+        raise
+
+
+def remove_directory(storage: Storage, directory: str) -> None:
+    """Deletes a backup's objects, the manifest first: from then on it is no backup."""
+    storage.delete(f"{directory}/{artifact.MANIFEST}")
+    for entry in list(storage.list(directory)):
+        storage.delete(entry.path)
+
+
+def _check_arrival(storage: Storage, directory: str, parts: list[PartRecord]) -> None:
+    """One list must equal the names and sizes that were sent."""
+    if not parts:
+        raise DumpFailedError("the source gave no stream at all", hint="`dataguardian doctor` may tell why")
+    sent = {f"{directory}/{part.path}": part.stored_size_bytes for part in parts}
+    held = {entry.path: entry.size_bytes for entry in storage.list(directory)}
+    if sent != held:
+        wrong = sorted(path for path in sent.keys() | held.keys() if sent.get(path) != held.get(path))
+        raise StorageError(
+            f"the storage does not hold what was sent: {', '.join(wrong[:3])} ({len(wrong)} in all)",
+            hint="run the backup again; if it happens again, do not trust this storage",
+        )
+
+
+def _draft_manifest(plan: BackupPlan, codec: Codec, engine: Engine, conveyor: _Conveyor) -> Manifest:
+    """Returns the manifest without times and hashes, which are known only at the very end."""
+    return Manifest(
+        format=artifact.FORMAT,
+        dataguardian_version=__version__,
+        execution_id=plan.execution_id,
+        attempt=plan.attempt,
+        name=plan.name,
+        engine=plan.engine,
+        source=plan.source,
+        backup_type="full",
+        started_at="",
+        finished_at="",
+        duration_seconds=0,
+        server_version=engine.server_version,
+        tools=[ToolRecord(name=tool.name, version=tool.version) for tool in engine.tools],
+        compression=codec.name,
+        compression_level=codec.level,
+        part_size_bytes=plan.part_size_bytes,
+        options={"include": list(plan.include), "exclude": list(plan.exclude)},
+        size_bytes=sum(stream.size_bytes for stream in conveyor.streams),
+        compressed_size_bytes=sum(stream.stored_size_bytes for stream in conveyor.streams),
+        parts=len(conveyor.parts),
+        streams=conveyor.streams,
+        warnings=conveyor.warnings[:MAX_WARNINGS],
+        how_to_restore=_how_to_restore(conveyor.streams, codec),
+        parts_sha256=artifact.UNKNOWN,
+        checksum=artifact.UNKNOWN,
+        manifest_sha256=artifact.UNKNOWN,
+    )
+
+
+def _check_part_size(part_size_bytes: int) -> None:
+    if not MIN_PART_SIZE_BYTES <= part_size_bytes <= GIB:
+        raise UsageError(
+            f"a part size of {format_size(part_size_bytes)} is out of bounds", hint="give one from 64KiB to 1GiB"
+        )
+
+
+def _how_to_restore(streams: list[StreamRecord], codec: Codec) -> list[str]:
+    """Returns the commands that restore without DataGuardian, to be run in the backup's directory."""
+    lines = ["set -eo pipefail", f"sha256sum -c {artifact.SUMS}"]
+    for stream in streams:
+        parts = f"cat {stream.directory}/[0-9]*{codec.suffix}"
+        expand = [] if codec.command == "cat" else [codec.command]
+        lines += [" | ".join([parts, *expand, command]) for command in stream.restore_by_hand[:1]]
+    return lines

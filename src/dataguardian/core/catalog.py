@@ -1,0 +1,92 @@
+"""Backups as a storage holds them: found by their manifests alone, no database needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from dataguardian.domain import artifact
+from dataguardian.domain.artifact import Manifest, PartRecord
+from dataguardian.domain.errors import IntegrityError, ManifestError, NotFoundError, ObjectMissingError, UsageError
+from dataguardian.storage.base import Storage, checked_path
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup: `directory` is its path in the storage, `<job-slug>/<start>-<execution id>-<attempt>`."""
+
+    directory: str
+    manifest: Manifest
+    parts: list[PartRecord]
+
+    def parts_of(self, stream_directory: str) -> list[PartRecord]:
+        return [part for part in self.parts if part.stream == stream_directory]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """`unreadable` maps directories whose manifest is damaged, or of another format, to the reason."""
+
+    backups: list[tuple[str, Manifest]]
+    unreadable: dict[str, str]
+
+
+def list_backups(storage: Storage) -> Listing:
+    """Returns every backup of a storage, oldest first. A directory without a manifest is not a backup."""
+    found: list[tuple[str, Manifest]] = []
+    unreadable: dict[str, str] = {}
+    for job in storage.folders():
+        for run in storage.folders(job):
+            directory = f"{job}/{run}"
+            try:
+                found.append((directory, load_manifest(storage, directory)))
+            except IntegrityError as error:
+                unreadable[directory] = error.message
+            except ObjectMissingError:
+                continue  # half-written, or being deleted
+    return Listing(sorted(found, key=lambda entry: (entry[1].started_at, entry[0])), unreadable)
+
+
+def load_manifest(storage: Storage, directory: str) -> Manifest:
+    """Raises ObjectMissingError when there is none, ManifestError or UnsupportedFormatError when it cannot be used."""
+    path = f"{checked_path(directory)}/{artifact.MANIFEST}"
+    return artifact.decode_manifest(storage.get(path, artifact.MAX_MANIFEST_BYTES), where=path)
+
+
+def load_backup(storage: Storage, directory: str) -> Backup:
+    """Returns a backup with all its records checked against each other.
+
+    Raises NotFoundError when there is nothing of that name, ManifestError when its records are missing or damaged.
+    """
+    try:
+        manifest = load_manifest(storage, directory)
+    except ObjectMissingError as error:
+        _tell_missing(storage, directory, error)
+    path = f"{directory}/{artifact.PARTS}"
+    try:
+        data = storage.get(path, artifact.MAX_PARTS_BYTES)
+    except ObjectMissingError as error:
+        raise ManifestError(f"{path} is missing", hint="the parts may still be restored by hand", path=path) from error
+    return Backup(directory, manifest, artifact.decode_parts(data, manifest, where=path))
+
+
+def split_backup_path(path: str) -> tuple[str, str]:
+    """Splits `/storage/root/job/run` into (`/storage/root`, `job/run`); raises UsageError when it is too short."""
+    head, _, run = path.rstrip("/").rpartition("/")
+    root, _, job = head.rpartition("/")
+    if not run or not job:
+        raise UsageError(
+            "that is not the address of a backup",
+            hint="give it as `dataguardian list` prints it: the storage's address, the job's folder, the run's folder",
+        )
+    return root or "/", checked_path(f"{job}/{run}")
+
+
+def _tell_missing(storage: Storage, directory: str, error: ObjectMissingError) -> NoReturn:
+    if any(True for _ in storage.list(directory)):
+        raise ManifestError(
+            f"{directory} has no {artifact.MANIFEST}: it is not a backup, or an unfinished one", path=directory
+        ) from error
+    raise NotFoundError(
+        f"there is no backup {directory} in that storage", hint="`dataguardian list STORAGE` shows what there is"
+    ) from error

@@ -1,0 +1,148 @@
+"""Checking a stored backup. `stored` needs no key: hashes and completeness; `deep` also expands and asks the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dataguardian.core.catalog import Backup, load_backup
+from dataguardian.core.progress import Progress, Report, silent
+from dataguardian.core.reading import PartReader
+from dataguardian.domain import artifact
+from dataguardian.domain.artifact import PartRecord, StreamRecord
+from dataguardian.domain.errors import IntegrityError, ObjectMissingError
+from dataguardian.engines.base import StreamValidator
+from dataguardian.storage.base import Storage
+from dataguardian.streams.codecs import codec_for
+
+MAX_ERRORS = 1000
+
+
+@dataclass
+class VerifyReport:
+    """`errors` says what is wrong, one sentence each; `parts` counts the parts that were read and found good."""
+
+    directory: str
+    level: Literal["stored", "deep"]
+    parts: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+
+def run_verify(
+    storage: Storage, directory: str, *, validate: StreamValidator | None = None, report: Report = silent
+) -> VerifyReport:
+    """Checks one backup and returns everything that is wrong with it; with `validate` it checks deeply.
+
+    Raises NotFoundError when there is no such backup, and storage errors other than damage.
+    """
+    outcome = VerifyReport(directory, "deep" if validate else "stored")
+    try:
+        backup = load_backup(storage, directory)
+    except IntegrityError as error:
+        outcome.errors.append(error.message)
+        return outcome
+    outcome.errors += list(_records_problems(storage, backup))
+    manifest = backup.manifest
+    codec = codec_for(manifest.compression)
+    with PartReader(storage, directory, codec, manifest.part_size_bytes) as reader:
+        check = _Check(backup, reader, outcome, report)
+        for stream in manifest.streams:
+            if validate is None:
+                check.stored(stream)
+            else:
+                check.deeply(stream, validate)
+    del outcome.errors[MAX_ERRORS:]
+    return outcome
+
+
+def presence_problems(storage: Storage, backup: Backup) -> Iterator[str]:
+    """Yields a sentence for every part that is missing or has the wrong size, without reading any."""
+    held = {entry.path: entry.size_bytes for entry in storage.list(backup.directory)}
+    for part in backup.parts:
+        found = held.get(f"{backup.directory}/{part.path}")
+        if found is None:
+            yield f"{part.path} is missing"
+        elif found != part.stored_size_bytes:
+            yield f"{part.path} has {found} bytes where {part.stored_size_bytes} were stored"
+
+
+def _records_problems(storage: Storage, backup: Backup) -> Iterator[str]:
+    """SHA256SUMS must be the one that the manifest pins, and nothing may lie there that was not written."""
+    expected = artifact.expected_sums(backup.manifest, backup.parts)
+    if hashlib.sha256(expected).hexdigest() != backup.manifest.checksum:
+        yield f"{artifact.MANIFEST} and {artifact.PARTS} do not belong together"
+    try:
+        if storage.get(f"{backup.directory}/{artifact.SUMS}", len(expected)) != expected:
+            yield f"{artifact.SUMS} was damaged or edited"
+    except ObjectMissingError:
+        yield f"{artifact.SUMS} is missing"
+    except IntegrityError:
+        yield f"{artifact.SUMS} was damaged or edited: it has grown"
+    known = {part.path for part in backup.parts} | {artifact.MANIFEST, artifact.PARTS, artifact.SUMS}
+    for entry in storage.list(backup.directory):
+        if entry.path.removeprefix(f"{backup.directory}/") not in known:
+            yield f"{entry.path.removeprefix(backup.directory + '/')} does not belong to this backup"
+
+
+@dataclass
+class _Check:
+    """One verify in progress."""
+
+    backup: Backup
+    reader: PartReader
+    outcome: VerifyReport
+    report: Report
+
+    def stored(self, stream: StreamRecord) -> None:
+        """Reads every stored part of a stream and compares its hash, and the hash of them all."""
+        whole = hashlib.sha256()
+        before = len(self.outcome.errors)
+        for part, result in self.reader.in_order(self.reader.stored, self.backup.parts_of(stream.directory)):
+            try:
+                whole.update(result())
+                self.outcome.parts += 1
+            except IntegrityError as error:
+                self.outcome.errors.append(error.message)
+            self._tell(stream, part)
+        if len(self.outcome.errors) == before and whole.hexdigest() != stream.stored_sha256:
+            self.outcome.errors.append(f"the parts of {stream.directory} together do not have the recorded SHA-256")
+
+    def deeply(self, stream: StreamRecord, validate: StreamValidator) -> None:
+        """Expands a stream and has the engine read all of it; when that fails, every damaged part is named."""
+        before = (len(self.outcome.errors), self.outcome.parts)
+        try:
+            validate(stream.kind, stream.metadata, self._raw_chunks(stream))
+        except IntegrityError as error:
+            self.outcome.parts = before[1]
+            self.stored(stream)
+            if len(self.outcome.errors) == before[0]:
+                self.outcome.errors.append(f"{stream.directory}: {error.message}")
+
+    def _raw_chunks(self, stream: StreamRecord) -> Iterator[bytes]:
+        whole = hashlib.sha256()
+        for part, result in self.reader.in_order(self.reader.raw, self.backup.parts_of(stream.directory)):
+            raw = result()
+            whole.update(raw)
+            self.outcome.parts += 1
+            self._tell(stream, part)
+            yield raw
+        if whole.hexdigest() != stream.sha256:
+            raise IntegrityError("it does not expand to the bytes that were read")
+
+    def _tell(self, stream: StreamRecord, part: PartRecord) -> None:
+        self.report(
+            Progress(
+                phase="verify",
+                stream=stream.name,
+                size_bytes=part.offset + part.size_bytes,
+                parts=self.outcome.parts,
+                total_bytes=stream.size_bytes,
+                exact=True,
+            )
+        )

@@ -1,0 +1,46 @@
+"""One part on its way out and back: measured, compressed, measured again; and the same checked in reverse."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from dataguardian.domain.artifact import PartRecord
+from dataguardian.domain.errors import DamagedPartError
+from dataguardian.streams.codecs import Codec, Data
+
+
+@dataclass(frozen=True)
+class SealedPart:
+    """What goes into the storage, and the two hashes that prove it."""
+
+    data: bytes | memoryview
+    sha256: str
+    stored_sha256: str
+
+
+def seal(raw: Data, codec: Codec) -> SealedPart:
+    data = codec.compress(raw)
+    return SealedPart(data, hashlib.sha256(raw).hexdigest(), hashlib.sha256(data).hexdigest())
+
+
+def check_stored(data: bytes, part: PartRecord) -> None:
+    """Raises DamagedPartError unless these are the bytes that were stored."""
+    if len(data) != part.stored_size_bytes:
+        raise DamagedPartError(
+            f"{part.path} has {len(data)} bytes where {part.stored_size_bytes} were stored", path=part.path
+        )
+    if hashlib.sha256(data).hexdigest() != part.stored_sha256:
+        raise DamagedPartError(f"{part.path} was damaged: its SHA-256 is not the one recorded", path=part.path)
+
+
+def unseal(data: bytes, part: PartRecord, codec: Codec) -> bytes:
+    """Returns the raw bytes after both hashes were checked; raises DamagedPartError."""
+    check_stored(data, part)
+    try:
+        raw = codec.decompress(data, part.size_bytes)
+    except DamagedPartError as error:
+        raise DamagedPartError(f"{part.path}: {error.message}", path=part.path) from error
+    if hashlib.sha256(raw).hexdigest() != part.sha256:
+        raise DamagedPartError(f"{part.path} does not decompress to the bytes that were read", path=part.path)
+    return raw

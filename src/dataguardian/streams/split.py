@@ -1,0 +1,71 @@
+"""Splitting: raw bytes come into a fixed pool of buffers, and each full buffer is one part.
+
+Splitting comes first, so that parts are compressed, sealed and stored in parallel, and each repeats alone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PROCESS_BUDGET_BYTES = 136 * 1024 * 1024
+"""For raw buffers and compressed parts together; with the interpreter and its libraries it stays under 200 MB."""
+MAX_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How much goes on at once: `workers` compress, `buffers` hold raw bytes, `in_flight` parts are not yet stored."""
+
+    workers: int
+    buffers: int
+    in_flight: int
+
+
+def plan_lanes(part_size_bytes: int, cores: int | None = None) -> Lanes:
+    """Returns as many workers as cores and the byte budget allow: 2 workers + 3 parts in the worst case.
+
+    One buffer more than workers is being filled; two threads more than workers wait for the disk or the network, so
+    that neither the dump nor the processor stands still during an fsync.
+    """
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    affordable = (PROCESS_BUDGET_BYTES // part_size_bytes - 3) // 2
+    workers = max(1, min(cores, affordable, MAX_WORKERS))
+    return Lanes(workers=workers, buffers=workers + 1, in_flight=workers + 2)
+
+
+class BufferPool:
+    """A fixed number of equal buffers, allocated outside the heap so that they never fragment it."""
+
+    def __init__(self, count: int, size_bytes: int) -> None:
+        self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(mmap.mmap(-1, size_bytes))
+
+    def acquire(self) -> mmap.mmap:
+        """Waits for a free buffer. Whoever holds one must release it, whatever happens."""
+        return self._free.get()
+
+    def release(self, buffer: mmap.mmap) -> None:
+        self._free.put(buffer)
+
+
+def fill(readinto: Callable[[memoryview], int], buffer: mmap.mmap, seen: Callable[[memoryview], object]) -> int:
+    """Reads until the buffer is full or the stream ends; returns the bytes in it.
+
+    `seen` gets each piece while it is hot. A return below the buffer's size means that the stream has ended.
+    """
+    filled = 0
+    with memoryview(buffer) as view:
+        while filled < len(view):
+            with view[filled:] as rest:
+                count = readinto(rest)
+                if count == 0:
+                    break
+                with rest[:count] as piece:
+                    seen(piece)
+            filled += count
+    return filled
