@@ -24,6 +24,9 @@
     │   ├── StorageUnreachableError   5     (also an AccessError)
     │   ├── StorageDeniedError        5     (also an AccessError) permanent
     │   └── ObjectMissingError        5     (also an AccessError) permanent
+    ├── CatalogUnavailableError       1     the service's own database does not answer
+    ├── QueueUnavailableError         1     the queue server does not answer
+    ├── ConflictError                 1     not possible in the state that the thing is in
     ├── DiskFullError                 1     no room on a local disk (staging folder, restore target)
     └── CancelledError                1     stopped on request; 130 and 143 for SIGINT and SIGTERM
 
@@ -156,6 +159,18 @@ class StorageDeniedError(StorageError, AccessError):
 class ObjectMissingError(StorageError, AccessError):
     code = "object_missing"
     exit_code = 5
+
+
+class CatalogUnavailableError(DataGuardianError):
+    code = "catalog_unavailable"
+
+
+class QueueUnavailableError(DataGuardianError):
+    code = "queue_unavailable"
+
+
+class ConflictError(DataGuardianError):
+    code = "conflict"
 
 
 class DiskFullError(DataGuardianError):
