@@ -1,0 +1,111 @@
+"""The only place that retries a storage. Adapters classify errors, this wrapper repeats what is worth repeating."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TypeVar
+
+from dataguardian.domain.clock import Clock, SystemClock
+from dataguardian.domain.errors import StorageTransientError
+from dataguardian.storage.base import Data, Storage, StoredObject
+
+T = TypeVar("T")
+Sleep = Callable[[float], object]
+
+
+class RetryingStorage(Storage):
+    """Repeats calls that end in StorageTransientError, and no others, until one of two bounds is met.
+
+    A call is tried at most `max_tries` times, and no new try begins later than `max_seconds` after the first. The n-th
+    pause is drawn from between half and all of `first_pause_seconds * 2^(n-1)`, at most `max_pause_seconds`, so that
+    threads that failed together do not come back together. `put` and `delete` may be repeated because the contract
+    makes them idempotent. A listing is repeated only before its first item: later, items would come twice.
+
+    `sleep` may raise to cancel a pause.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        max_tries: int = 6,
+        max_seconds: float = 120.0,
+        first_pause_seconds: float = 0.5,
+        max_pause_seconds: float = 20.0,
+        sleep: Sleep = time.sleep,
+        clock: Clock | None = None,
+    ) -> None:
+        self._storage = storage
+        self._max_tries = max_tries
+        self._max_seconds = max_seconds
+        self._first_pause_seconds = first_pause_seconds
+        self._max_pause_seconds = max_pause_seconds
+        self._sleep = sleep
+        self._clock = clock or SystemClock()
+
+    def put(self, path: str, data: Data) -> None:
+        self._repeat(lambda: self._storage.put(path, data))
+
+    def get(self, path: str, max_bytes: int) -> bytes:
+        return self._repeat(lambda: self._storage.get(path, max_bytes))
+
+    def stat(self, path: str) -> StoredObject:
+        return self._repeat(lambda: self._storage.stat(path))
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        return self._listing(lambda: self._storage.list(prefix))
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        return self._listing(lambda: self._storage.folders(prefix))
+
+    def delete(self, path: str) -> None:
+        self._repeat(lambda: self._storage.delete(path))
+
+    def free_space(self) -> int | None:
+        return self._repeat(self._storage.free_space)
+
+    def check(self) -> None:
+        self._repeat(self._storage.check)
+
+    def _listing(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        yield from self._repeat(lambda: _begun(start()))
+
+    def _repeat(self, call: Callable[[], T]) -> T:
+        began = self._clock.monotonic()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return call()
+            except StorageTransientError as error:
+                pause = self._pause_seconds(tries)
+                passed = self._clock.monotonic() - began
+                if tries >= self._max_tries or passed + pause > self._max_seconds:
+                    raise _exhausted(error, tries, passed) from error
+            self._sleep(pause)
+
+    def _pause_seconds(self, tries: int) -> float:
+        longest = min(self._max_pause_seconds, self._first_pause_seconds * 2.0 ** min(tries - 1, 30))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads load, keeps no secret
+
+
+def wrap(storage: Storage, *, sleep: Sleep = time.sleep) -> Storage:
+    """Returns the storage as the pipeline uses it, with every wrapper around it: the one place that stacks them."""
+    return RetryingStorage(storage, sleep=sleep)
+
+
+def _begun(items: Iterator[T]) -> Iterator[T]:
+    """Asks for the first item, so that what fails until then fails here."""
+    first = next(items, None)
+    return iter(()) if first is None else chain((first,), items)
+
+
+def _exhausted(error: StorageTransientError, tries: int, passed_seconds: float) -> StorageTransientError:
+    return StorageTransientError(
+        f"{error.message} (tried {tries} times in {passed_seconds:.0f} s)",
+        hint=error.hint or "check that the storage answers (network, disk), then run it again",
+        **error.details,
+    )
