@@ -17,7 +17,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import IO, Self
@@ -29,6 +29,8 @@ PIPE_BYTES = 1 << 20
 TERM_GRACE_SECONDS = 5.0
 STDERR_TAIL_LINES = 200
 STDERR_LINE_BYTES = 4096
+STDERR_LONGEST_LINE_BYTES = 64 * 1024
+"""A path of 4096 bytes, every byte of it escaped, and a message; `on_stderr` must see where a line ends."""
 
 
 @cache
@@ -66,9 +68,12 @@ class ChildProcess:
         stdout: bool = False,
         stdbuf: bool = False,
         cwd: str | bytes | None = None,
+        on_stderr: Callable[[str], None] | None = None,
     ) -> None:
+        """Spawns it. `on_stderr` is told every line, from the draining thread, and must neither block nor raise."""
         self.name = os.path.basename(os.fsdecode(argv[0]))  # noqa: PTH119 -- the name of a program, not a path to open
         self._tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
+        self._on_stderr = on_stderr
         command = [*_launcher(), *(big_buffers() if stdbuf else ()), *argv]
         try:
             self._popen = subprocess.Popen(
@@ -112,6 +117,19 @@ class ChildProcess:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+
+    def feed(self, chunks: Iterable[bytes]) -> threading.Thread:
+        """Writes `chunks` from a thread of its own, then closes the child's input; for children that are also read.
+
+        `chunks` runs in that thread and must not raise: the child would take the early end for a complete input. The
+        thread has its own descriptor, so that an abort never closes it under a write; a dead child ends the thread.
+        """
+        pipe = self._pipe(self._popen.stdin)
+        descriptor = os.dup(pipe.fileno())
+        pipe.close()
+        thread = threading.Thread(target=_feed, args=(descriptor, chunks), name=f"stdin of {self.name}", daemon=True)
+        thread.start()
+        return thread
 
     def close_stdin(self) -> None:
         """Tells the child that its input is complete. Never call it on the way out of an error: use `abort`."""
@@ -158,19 +176,37 @@ class ChildProcess:
         rest = b""
         while data := stream.read(STDERR_LINE_BYTES):
             *lines, rest = (rest + data).split(b"\n")
-            self._tail.extend(line.decode("utf-8", "backslashreplace") for line in lines)
-            if len(rest) > STDERR_LINE_BYTES:
-                self._tail.append(rest[:STDERR_LINE_BYTES].decode("utf-8", "backslashreplace"))
+            for line in lines:
+                self._take_stderr(line)
+            if len(rest) > STDERR_LONGEST_LINE_BYTES:
+                self._take_stderr(rest)
                 rest = b""
         if rest:
-            self._tail.append(rest.decode("utf-8", "backslashreplace"))
+            self._take_stderr(rest)
         stream.close()
+
+    def _take_stderr(self, line: bytes) -> None:
+        self._tail.append(line[:STDERR_LINE_BYTES].decode("utf-8", "backslashreplace"))
+        if self._on_stderr is not None:
+            self._on_stderr(line.decode("utf-8", "backslashreplace"))
 
     @staticmethod
     def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
         if stream is None:
             raise ValueError("this child was started without that pipe")
         return stream
+
+
+def _feed(descriptor: int, chunks: Iterable[bytes]) -> None:
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(descriptor, view) :]
+    except BrokenPipeError:
+        pass  # the child has ended: its exit code says why
+    finally:
+        os.close(descriptor)
 
 
 def _enlarge(pipe: IO[bytes] | None) -> None:
