@@ -1,0 +1,37 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataguardian.cli import output
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+BackupAddress = Annotated[
+    str, typer.Argument(metavar="BACKUP", help="The backup's address, as `list` and `backup` print it.")
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Take the password from the first line of FILE. Else it is the address's or the environment's.",
+    ),
+]
+
+
+def password_from(path: Path | None) -> SecretStr | None:
+    """Reads --password-file and warns when other users of the machine can read it too."""
+    if path is None:
+        return None
+    from dataguardian import bootstrap
+
+    password = bootstrap.read_password(path)
+    if bootstrap.others_may_read(path):
+        output.warn(f"other users may read {path}; `chmod 600` it")
+    return password

@@ -1,0 +1,83 @@
+"""SIGINT, SIGTERM and SIGHUP: the first one stops the work by an exception, and later ones let the clean-up finish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from dataguardian.domain.errors import CancelledError, DataGuardianError
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequest:
+    """Remembers that a signal asked to stop.
+
+    The handler raises in the main thread, so that a read that waits for a silent child ends too. An exception that is
+    raised inside a finalizer is lost, so `check`, called with every report of progress, raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._done = False
+
+    def install(self) -> None:
+        """Takes the signals over, in the main thread. Those that the caller ignores (nohup, `&`) stay ignored."""
+        for signum in HANDLED:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self._handle)
+
+    def check(self) -> None:
+        """Raises CancelledError once a signal has arrived."""
+        if self.signum is not None:
+            raise self._error(self.signum)
+
+    def finish(self) -> None:
+        """The work is done and only its result is left to be told: a signal comes too late from now on."""
+        self._done = True
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        if self._done:
+            return
+        if self.signum is not None:
+            with contextlib.suppress(OSError):
+                os.write(2, b"cleaning up, please wait...\n")
+            return
+        self.signum = signum
+        raise self._error(signum)
+
+    @staticmethod
+    def _error(signum: int) -> CancelledError:
+        return CancelledError(f"stopped by {signal.Signals(signum).name}", signum=signum)
+
+
+STOP = StopRequest()
+"""The one of this process."""
+
+
+@contextlib.contextmanager
+def stoppable(outcome: str) -> Iterator[None]:
+    """Turns whatever came of a signal inside the block into one CancelledError that tells its `outcome`.
+
+    An error that a clean-up left (its notes say what remains) is told instead of the outcome, which it contradicts.
+    """
+    try:
+        yield
+    except DataGuardianError as error:
+        if STOP.signum is None:
+            raise
+        raise _told(error, STOP.signum, outcome) from error
+
+
+def _told(error: DataGuardianError, signum: int, outcome: str) -> CancelledError:
+    notes = getattr(error, "__notes__", [])
+    name = signal.Signals(signum).name
+    told = CancelledError(f"stopped by {name}" if notes else f"stopped by {name}: {outcome}", signum=signum)
+    for note in notes:
+        told.add_note(note)
+    if not isinstance(error, CancelledError):
+        told.add_note(f"it ended with: {error.message}")
+    return told
