@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from mmap import mmap
 from typing import Self
 
@@ -46,6 +47,8 @@ class BackupPlan(BaseModel):
     part_size_bytes: int = DEFAULT_PART_SIZE_BYTES
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    directory: str | None = None
+    """Where the backup goes, when the caller must know beforehand; None derives it from name, time, id and attempt."""
 
     def dump_options(self) -> DumpOptions:
         return DumpOptions(include=self.include, exclude=self.exclude)
@@ -57,20 +60,37 @@ class BackupResult:
 
     directory: str
     manifest: Manifest
+    parts: list[PartRecord]
+
+
+def attempt_directory(name: str, started_at: datetime, execution_id: str, attempt: int) -> str:
+    """Returns `<job>/<start>-<execution id>-<attempt>`: every attempt writes in a directory of its own."""
+    return f"{artifact.slugify(name)}/{to_stamp(started_at)}-{execution_id}-{attempt}"
+
+
+def _publish_always() -> None:
+    """The command line's runs have nobody to ask."""
 
 
 def run_backup(
-    plan: BackupPlan, engine: Engine, storage: Storage, *, clock: Clock | None = None, report: Report = silent
+    plan: BackupPlan,
+    engine: Engine,
+    storage: Storage,
+    *,
+    clock: Clock | None = None,
+    report: Report = silent,
+    before_publish: Callable[[], None] = _publish_always,
 ) -> BackupResult:
     """Takes one backup. On any error, and when stopped, everything that was stored is removed again.
 
+    `before_publish` is called when only the manifest is missing; it raises when somebody else has taken over.
     Raises what the engine and the storage raise, and UsageError for a plan that cannot be carried out.
     """
     clock = clock or SystemClock()
     codec = codec_for(plan.compression, plan.compression_level)
     _check_part_size(plan.part_size_bytes)
     started_at, started = clock.now(), clock.monotonic()
-    directory = f"{artifact.slugify(plan.name)}/{to_stamp(started_at)}-{plan.execution_id}-{plan.attempt}"
+    directory = plan.directory or attempt_directory(plan.name, started_at, plan.execution_id, plan.attempt)
     storage.free_space()  # proves, before the engine is bothered, that the storage is there
     with _removed_on_failure(storage, directory), _Conveyor(plan, codec, storage, directory, report) as conveyor:
         for number, dump in enumerate(engine.dump(plan.dump_options()), start=1):
@@ -92,8 +112,9 @@ def run_backup(
         manifest = draft.model_copy(update={"checksum": hashlib.sha256(sums).hexdigest()})
         text = artifact.encode_manifest(manifest)
         manifest = artifact.decode_manifest(text, where=artifact.MANIFEST)
+        before_publish()
         storage.put(f"{directory}/{artifact.MANIFEST}", text)
-    return BackupResult(directory, manifest)
+    return BackupResult(directory, manifest, conveyor.parts)
 
 
 @dataclass

@@ -34,7 +34,7 @@ STDERR_LONGEST_LINE_BYTES = 64 * 1024
 
 
 @cache
-def _launcher() -> tuple[str, ...]:
+def launcher() -> tuple[str, ...]:
     """The prefix that makes a child die with us; empty where util-linux's setpriv is missing or too old."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -74,7 +74,7 @@ class ChildProcess:
         self.name = os.path.basename(os.fsdecode(argv[0]))  # noqa: PTH119 -- the name of a program, not a path to open
         self._tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
         self._on_stderr = on_stderr
-        command = [*_launcher(), *(big_buffers() if stdbuf else ()), *argv]
+        command = [*launcher(), *(big_buffers() if stdbuf else ()), *argv]
         try:
             self._popen = subprocess.Popen(
                 command,

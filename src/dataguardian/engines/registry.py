@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from dataguardian.domain.urls import Url
 from dataguardian.engines.base import Engine, EngineAdapter, EngineConfig
@@ -13,6 +14,11 @@ ENGINES = Registry("dataguardian.engines", "engine", EngineAdapter)
 
 def engine_config(url: Url) -> EngineConfig:
     return cast(EngineConfig, ENGINES.config_from_url(url))
+
+
+def engine_document(document: Mapping[str, Any]) -> EngineConfig:
+    """Builds a configuration from its JSON form; raises UsageError."""
+    return cast("EngineConfig", ENGINES.config(document))
 
 
 def build_engine(config: EngineConfig) -> Engine:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from dataguardian.domain.urls import Url
 from dataguardian.registry import Registry
@@ -13,6 +14,11 @@ STORAGES = Registry("dataguardian.storage", "storage", StorageAdapter)
 
 def storage_config(url: Url) -> StorageConfig:
     return cast(StorageConfig, STORAGES.config_from_url(url))
+
+
+def storage_document(document: Mapping[str, Any]) -> StorageConfig:
+    """Builds a configuration from its JSON form; raises UsageError."""
+    return cast("StorageConfig", STORAGES.config(document))
 
 
 def build_storage(config: StorageConfig) -> Storage:
