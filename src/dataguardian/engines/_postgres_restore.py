@@ -1,0 +1,304 @@
+"""PostgreSQL on its way back: restored beside, renamed into place in one transaction, undone on any error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dataguardian.domain.errors import (
+    DataGuardianError,
+    DiskFullError,
+    MissingToolError,
+    RestoreFailedError,
+    TargetInUseError,
+    UsageError,
+)
+from dataguardian.engines import _postgres_properties as properties
+from dataguardian.engines._postgres_config import MAX_NAME_BYTES, child_environment, connection_string
+from dataguardian.engines._postgres_globals import Globals
+from dataguardian.engines._postgres_server import Server, scalar
+from dataguardian.engines._postgres_target import Target, look_at
+from dataguardian.engines._postgres_tools import tools_for
+from dataguardian.engines.base import RestoreStream
+from dataguardian.engines.processes import ChildProcess
+from dataguardian.engines.tools import ToolSet
+
+if TYPE_CHECKING:
+    from dataguardian.engines._postgres_server import Connection
+
+_END_SESSIONS_SECONDS = 15.0
+_SESSIONS = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+_TERMINATE = """
+SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
+WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()
+"""
+_HINTS = (
+    (re.compile(r'role "(.*)" does not exist'), "create role {0} first, or restore the whole cluster with its globals"),
+    (re.compile(r'extension "(.*)" is not available'), "install extension {0} on the target server"),
+    (re.compile(r'tablespace "(.*)" does not exist'), "create tablespace {0} first"),
+    (re.compile(r"permission denied|must be (?:owner|superuser)"), "restore as a superuser or as the objects' owner"),
+    (re.compile(r"(?i)invalid (?:lc_|locale)|locale .* not|encoding"), "install the source's locale on the server"),
+    (re.compile(r"terminating connection|server closed the connection"), "see the server's log, then restore again"),
+)
+
+
+@dataclass
+class _Beside:
+    """A database restored under a temporary name, waiting for the swap."""
+
+    target: Target
+    temporary: str
+    old: str
+
+
+@dataclass
+class Restoration:
+    """One restore into `server`. `database` None means the cluster. `warnings` is filled on the way."""
+
+    server: Server
+    database: str | None
+    drop_existing: bool
+    warnings: list[str] = field(default_factory=list)
+    _ready: list[_Beside] = field(default_factory=list)
+    _globals: Globals | None = None
+    _helper: str | None = None
+
+    def run(self, streams: Iterator[RestoreStream]) -> None:
+        try:
+            self._start()
+            for stream in streams:
+                self._restore(stream, streams)
+            if self._ready:
+                self._swap()
+        except BaseException:
+            self._undo()
+            raise
+        self._finish()
+
+    @property
+    def _work_database(self) -> str:
+        avoid = frozenset({self.database} if self.database else ())
+        return self._helper or self.server.maintenance_database(avoid)
+
+    def _connect(self, database: str | None = None) -> contextlib.AbstractContextManager[Connection]:
+        return self.server.connect(database or self._work_database, error=RestoreFailedError)
+
+    def _start(self) -> None:
+        """A cluster's restore also renames `postgres` and template1, so it works from a database of its own."""
+        if self.database is None:
+            name = _temporary_name("dataguardian", "dg")
+            with self._connect() as connection:
+                self._helper = name
+                properties.create_database(connection, name, {})
+
+    def _restore(self, stream: RestoreStream, rest: Iterator[RestoreStream]) -> None:
+        if stream.kind == "sql" and self.database is None:
+            self._globals = Globals(self.server, self._work_database)
+            self.warnings += self._globals.apply(stream.chunks())
+            return
+        if stream.kind != "pgdump" or (self.database is not None and self._ready):
+            raise UsageError(f"stream {stream.name!r} ({stream.kind}) cannot be restored here")
+        name = self.database or stream.name
+        with self._connect() as connection:
+            target = look_at(connection, self.server, name)
+            version = connection.info.server_version // 10000
+        target.check(drop_existing=self.drop_existing)
+        tools = _tools_for(stream, version)
+        if target.in_place:
+            self._restore_in_place(stream, rest, tools)
+        else:
+            self._restore_beside(stream, target, tools)
+
+    def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: ToolSet) -> None:
+        """For a role that may not create databases: all or nothing in one transaction."""
+        chunks = _with_last_one_held_back(stream.chunks(), rest)
+        self._pg_restore(stream, str(self.database), chunks, tools, "--single-transaction")
+
+    def _restore_beside(self, stream: RestoreStream, target: Target, tools: ToolSet) -> None:
+        beside = _Beside(target, _temporary_name(target.name, "dg"), _temporary_name(target.name, "old"))
+        self._ready.append(beside)
+        with self._connect() as connection:
+            properties.create_database(connection, beside.temporary, stream.metadata)
+        with self._connect(beside.temporary) as connection:
+            properties.empty_out(connection, stream.metadata)
+        self._pg_restore(stream, beside.temporary, stream.chunks(), tools)
+        with self._connect(beside.temporary) as connection:
+            scalar(connection, "SELECT count(*) FROM pg_catalog.pg_class")
+        owner = target.owner if target.empty else stream.metadata.get("owner")
+        with self._connect() as connection:
+            self.warnings += [
+                warning.replace(beside.temporary, target.name)
+                for warning in properties.apply(connection, beside.temporary, stream.metadata, owner)
+            ]
+
+    def _pg_restore(
+        self, stream: RestoreStream, database: str, chunks: Iterable[bytes], tools: ToolSet, *options: str
+    ) -> None:
+        argv = [tools.path("pg_restore"), "--exit-on-error", "--no-password", *options]
+        argv.append(f"--dbname={connection_string(database)}")
+        with ChildProcess(argv, env=child_environment(self.server.config), stdin=True, stdbuf=True) as child:
+            feed(child, chunks)
+            if child.wait() != 0:
+                _refuse(child, stream, self.database or stream.name)
+
+    def _swap(self) -> None:
+        """Renames everything in one transaction: either all databases are the restored ones, or none is."""
+        from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        with self._connect() as connection:
+            for beside in self._existing():
+                self._close(connection, beside.target.name)
+            with connection.transaction():
+                for beside in self._ready:
+                    name = sql.Identifier(beside.target.name)
+                    if beside.target.exists:
+                        connection.execute(rename.format(name, sql.Identifier(beside.old)))
+                    connection.execute(rename.format(sql.Identifier(beside.temporary), name))
+
+    def _existing(self) -> list[_Beside]:
+        return [beside for beside in self._ready if beside.target.exists]
+
+    def _close(self, connection: Connection, name: str) -> None:
+        """Admits nobody new to the database and ends its sessions; raises TargetInUseError."""
+        _alter(connection, name, "ALLOW_CONNECTIONS false")
+        limit = time.monotonic() + _END_SESSIONS_SECONDS
+        while scalar(connection, _SESSIONS, name):
+            if not self.drop_existing or time.monotonic() > limit:
+                raise TargetInUseError(
+                    f"somebody works with database {name!r} at {self.server.place}",
+                    hint="end the sessions, or give --drop-existing, which ends them",
+                )
+            scalar(connection, _TERMINATE, name)
+            time.sleep(0.05)
+
+    def _undo(self) -> None:
+        """Leaves the server as it was found; what cannot be undone is a warning, the first error stays the error."""
+        with self._noted("undoing the restore"), self._connect() as connection:
+            for beside in self._existing():
+                with self._noted(f"opening database {beside.target.name!r} again"):
+                    _alter(connection, beside.target.name, "ALLOW_CONNECTIONS true")
+            for beside in self._ready:
+                with self._noted(f"removing database {beside.temporary!r}"):
+                    _drop(connection, beside.temporary)
+            if self._globals:
+                with self._noted("removing new roles and tablespaces"):
+                    self._globals.undo(connection)
+        self._drop_helper()
+
+    def _finish(self) -> None:
+        with self._noted("removing what was replaced"), self._connect() as connection:
+            for beside in self._existing():
+                with self._noted(f"removing the replaced database, now named {beside.old!r}"):
+                    _drop(connection, beside.old)
+        self._drop_helper()
+
+    def _drop_helper(self) -> None:
+        helper, self._helper = self._helper, None
+        if helper:
+            with self._noted(f"removing database {helper!r}"), self._connect() as connection:
+                _drop(connection, helper)
+
+    @contextlib.contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+        try:
+            yield
+        except psycopg.Error as error:
+            self.warnings.append(f"{what} failed: {error.diag.message_primary or type(error).__name__}")
+        except DataGuardianError as error:
+            self.warnings.append(f"{what} failed: {error.message}")
+
+
+def feed(child: ChildProcess, chunks: Iterable[bytes]) -> None:
+    """Writes all chunks and closes the input. A child that stops reading is not an error here: its exit code tells,
+    and chunks are only drawn on when that code is good.
+    """
+    reading = True
+    for chunk in chunks:
+        if not reading:
+            continue
+        try:
+            child.write(chunk)
+        except BrokenPipeError:
+            reading = False
+            if child.wait() != 0:
+                return
+    if reading:
+        child.close_stdin()
+
+
+def _with_last_one_held_back(chunks: Iterator[bytes], rest: Iterator[RestoreStream]) -> Iterator[bytes]:
+    """pg_restore commits as soon as it has read the archive's last block, so that comes only when all is known
+    to be sound.
+    """
+    last = b""
+    for chunk in chunks:
+        if last:
+            yield last
+        last = chunk
+    for stream in rest:
+        raise UsageError(f"stream {stream.name!r} cannot be restored here")
+    yield last
+
+
+def _tools_for(stream: RestoreStream, server_major: int) -> ToolSet:
+    """Returns clients that can read the stream's archive and speak to the server; refuses an older server."""
+    dumped, client = (_major(stream.metadata.get(key), server_major) for key in ("server_version", "client_version"))
+    if dumped > server_major:
+        raise UsageError(
+            f"{stream.name!r} was dumped from PostgreSQL {dumped}, and the target server is release {server_major}",
+            hint=f"restore into PostgreSQL {dumped} or newer",
+            database=stream.name,
+        )
+    return tools_for(max(client, server_major), f"restoring {stream.name!r}")
+
+
+def _major(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may hold anything
+    digits = re.match(r"\d+", str(version or ""))
+    return int(digits[0]) if digits else default
+
+
+def _refuse(child: ChildProcess, stream: RestoreStream, database: str) -> NoReturn:
+    text = without_data(child.stderr_text)
+    if "unsupported version" in text:
+        raise MissingToolError(f"stream {stream.name!r}: {text}", hint="install newer PostgreSQL client programs")
+    if "No space left on device" in text:
+        raise DiskFullError(
+            f"restoring database {database!r}: {text}", hint="make room where the server keeps its data"
+        )
+    matches = ((pattern.search(text), hint) for pattern, hint in _HINTS)
+    hint = next((hint.format(*match.groups()) for match, hint in matches if match), "")
+    raise RestoreFailedError(f"restoring database {database!r}: {text or 'pg_restore failed'}", hint=hint)
+
+
+def without_data(text: str) -> str:
+    """Returns pg_restore's words without the failed command and the row, which may hold secrets."""
+    text = text.split("\nCommand was:", maxsplit=1)[0]
+    return re.sub(r'(CONTEXT: +COPY [^\n]*?): "[^\n]*', r"\1", text).strip()
+
+
+def _temporary_name(name: str, mark: str) -> str:
+    suffix = f"_{mark}_{os.urandom(4).hex()}"
+    return name.encode()[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def _alter(connection: Connection, name: str, what: str) -> None:
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    connection.execute(sql.SQL("ALTER DATABASE {} {}").format(sql.Identifier(name), sql.SQL(what)))
+
+
+def _drop(connection: Connection, name: str) -> None:
+    """Drops a database of ours, whoever is connected; a template cannot be dropped."""
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    if scalar(connection, "SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", name):
+        _alter(connection, name, "IS_TEMPLATE false")
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -1,0 +1,157 @@
+"""Questions to a PostgreSQL server, by psycopg, whose errors become ours here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from dataguardian.domain.errors import (
+    AuthenticationError,
+    DataGuardianError,
+    DiskFullError,
+    EngineError,
+    NotAllowedError,
+    NotFoundError,
+    TargetInUseError,
+    UnreachableError,
+)
+from dataguardian.engines._postgres_config import DEFAULT_PORT, PostgresConfig, host_of, password_of, user_of
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+MAINTENANCE_DATABASES = ("postgres", "template1")
+CONNECT_SECONDS = 10
+
+_BY_SQLSTATE: dict[str, type[DataGuardianError]] = {
+    "3D000": NotFoundError,
+    "28": AuthenticationError,
+    "42501": NotAllowedError,
+    "53100": DiskFullError,
+    "55006": TargetInUseError,
+    "57P": UnreachableError,
+    "08": UnreachableError,
+}
+# libpq gives no SQLSTATE for a connection that was refused, only the server's words.
+_BY_MESSAGE: tuple[tuple[re.Pattern[str], type[DataGuardianError]], ...] = (
+    (re.compile(r'database ".*" does not exist', re.DOTALL), NotFoundError),
+    (re.compile(r"permission denied for database|not currently accepting connections"), NotAllowedError),
+    (re.compile(r"authentication failed|no password supplied|pg_hba\.conf|role \".*\" (does not exist|is not permitted)"
+                r"|certificate|SSL|channel binding", re.DOTALL), AuthenticationError),
+)  # fmt: skip
+_HINTS: dict[type[DataGuardianError], str] = {
+    AuthenticationError: "check the user, the password (--password-file or DATAGUARDIAN_PASSWORD) and pg_hba.conf",
+    NotFoundError: "check the database's name; a postgresql:// address without one means the whole cluster",
+    NotAllowedError: "connect as the database's owner or as a superuser",
+    UnreachableError: "check host and port, and that the server runs and accepts connections",
+    DiskFullError: "make room where the server keeps its data",
+    TargetInUseError: "end the other sessions and try again",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that a configuration names. Every method opens its own short connection."""
+
+    config: PostgresConfig
+
+    @contextmanager
+    def connect(
+        self, database: str, *, seconds: int = CONNECT_SECONDS, error: type[EngineError] = EngineError
+    ) -> Iterator[Connection]:
+        """Yields an autocommit connection whose sessions settings cannot get in the way.
+
+        psycopg's errors leave as AccessError where they say so, DiskFullError, or as `error`.
+        """
+        import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+        place = f"database {database!r} at {self.place}"
+        try:
+            with psycopg.connect(**self._parameters(database, seconds), autocommit=True) as connection:
+                connection.execute(
+                    "SELECT set_config('search_path', '', false), set_config('statement_timeout', '0', false),"
+                    " set_config('lock_timeout', '0', false), set_config('default_transaction_read_only', 'off', false)"
+                )
+                yield connection
+        except psycopg.Error as failure:
+            raise _translated(failure, place, error) from failure
+
+    def maintenance_database(self, avoid: frozenset[str] = frozenset()) -> str:
+        """Returns a database to work from that is none of `avoid`; raises what the last one said."""
+        last: DataGuardianError | None = None
+        for name in [*MAINTENANCE_DATABASES, user_of(self.config)]:
+            if name in avoid:
+                continue
+            try:
+                with self.connect(name):
+                    return name
+            except (NotFoundError, NotAllowedError) as error:
+                last = error
+            except AuthenticationError as error:
+                # pg_hba.conf may admit a user to one database only.
+                last = last or error
+        raise last or NotFoundError(f"{self.place} has no database to work from")
+
+    @property
+    def place(self) -> str:
+        return f"{host_of(self.config)}:{self.config.port or DEFAULT_PORT}"
+
+    def _parameters(self, database: str, seconds: int) -> dict[str, Any]:
+        config = self.config
+        given = {
+            "password": password_of(config),
+            "sslmode": config.ssl_mode,
+            "sslrootcert": config.ssl_ca,
+            "sslcert": config.ssl_cert,
+            "sslkey": config.ssl_key,
+        }
+        fixed = {
+            "host": host_of(config),
+            "hostaddr": "",
+            "port": config.port or DEFAULT_PORT,
+            "user": user_of(config),
+            "dbname": database,
+            "options": "",
+            "client_encoding": "UTF8",
+            "application_name": "dataguardian",
+            "connect_timeout": seconds,
+            "target_session_attrs": "any",
+            "keepalives_idle": 60,
+            "keepalives_interval": 15,
+            "keepalives_count": 4,
+        }
+        return fixed | {key: value for key, value in given.items() if value is not None}
+
+
+def version_text(version: int) -> str:
+    """Returns `17.10` for libpq's 170010."""
+    return f"{version // 10000}.{version % 10000}"
+
+
+def scalar(connection: Connection, query: LiteralString, *values: object) -> Any:  # noqa: ANN401 -- SQL decides
+    """Returns the first column of the first row, None when there is none."""
+    row = connection.execute(query, values or None).fetchone()
+    return None if row is None else row[0]
+
+
+def _translated(failure: psycopg.Error, place: str, fallback: type[EngineError]) -> DataGuardianError:
+    import psycopg  # noqa: PLC0415 -- see above
+
+    kind = _kind_of(failure, isinstance(failure, psycopg.OperationalError), fallback)
+    # The diagnostic's own text only: str() of an error would repeat pieces of the statement.
+    text = failure.diag.message_primary or str(failure).replace("\n", " ").replace("\t", "")
+    return kind(f"{place}: {text}", hint=_HINTS.get(kind, ""), sqlstate=failure.sqlstate)
+
+
+def _kind_of(failure: psycopg.Error, operational: bool, fallback: type[EngineError]) -> type[DataGuardianError]:
+    if failure.sqlstate:
+        matches = (kind for prefix, kind in _BY_SQLSTATE.items() if failure.sqlstate.startswith(prefix))
+        return next(matches, fallback)
+    if not operational:
+        return fallback
+    return next((kind for pattern, kind in _BY_MESSAGE if pattern.search(str(failure))), UnreachableError)

