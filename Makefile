@@ -1,0 +1,50 @@
+# `make up` shows the main job on a sample; `make test` is everything that CI runs. Both work on a fresh Debian with
+# python3 and make; as root they install Debian's packages that are missing, else they name them.
+
+PYTHON ?= python3
+JOBS ?= 2
+HOME_DIR ?= .dataguardian
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --root-user-action=ignore
+
+.PHONY: up test lint bench clean tools
+.NOTPARALLEL:
+
+up: .venv/.installed
+	@echo "DataGuardian, end to end:"
+	@$(BIN)/python -m dataguardian.cli.tour $(HOME_DIR)
+
+test: lint tools
+	$(BIN)/pytest -n $(JOBS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed-dev
+	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup
+	$(BIN)/python bench/run.py
+
+tools:
+	@.ci/setup-tools zstd lz4 gzip tar git getfattr:attr getfacl:acl setpriv:util-linux sha256sum:coreutils
+
+clean:
+	rm -rf .venv .dataguardian bench/work dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.python: .ci/setup-python
+	@.ci/setup-python $(PYTHON)
+	@touch $@
+
+.venv/.installed: .venv/.python pyproject.toml
+	@echo "installing DataGuardian into .venv"
+	@$(PIP) -e '.[all]'
+	@touch $@
+
+.venv/.installed-dev: .venv/.python pyproject.toml
+	@echo "installing DataGuardian and what its tests need into .venv"
+	@$(PIP) -e '.[dev]'
+	@touch $@ .venv/.installed
