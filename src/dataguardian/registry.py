@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
-from typing import Any, Generic, Self, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Generic, Self, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, Field
 
-from dataguardian.domain.errors import MissingToolError, UnknownSchemeError
+from dataguardian.domain.errors import MissingToolError, UnknownSchemeError, UsageError
 from dataguardian.domain.urls import Url
 
 T = TypeVar("T")
@@ -26,7 +27,8 @@ T = TypeVar("T")
 class AdapterConfig(BaseModel, ABC):
     """Base of every adapter's configuration; a concrete one adds `type: Literal["…"]`. Secrets are `SecretStr`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What was wrong is said without the input, which may be a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
     @abstractmethod
@@ -57,7 +59,10 @@ class Adapter(Generic[T]):
 
     @property
     def installed(self) -> bool:
-        return self.package is None or importlib.util.find_spec(self.package) is not None
+        try:
+            return self.package is None or importlib.util.find_spec(self.package) is not None
+        except ModuleNotFoundError:  # the parent of a dotted name is missing
+            return False
 
 
 A = TypeVar("A", bound=Adapter[Any])
@@ -73,12 +78,19 @@ class Registry(Generic[A]):
 
     @cached_property
     def adapters(self) -> dict[str, A]:
-        """Every adapter by type. Modules are light: their SDKs are imported when an adapter is used."""
+        """Every adapter by type. Modules are light: their SDKs are imported when an adapter is used.
+
+        Of two adapters of one type the first counts, ours before those of other packages.
+        """
         path = importlib.import_module(self.package).__path__
         modules = [importlib.import_module(f"{self.package}.{info.name}") for info in pkgutil.iter_modules(path)]
         found = [getattr(module, "ADAPTER", None) for module in modules]
-        found += [entry.load() for entry in entry_points(group=self.package)]
-        return {adapter.type: adapter for adapter in found if isinstance(adapter, self.adapter_type)}
+        found += [_loaded(entry) for entry in entry_points(group=self.package)]
+        adapters: dict[str, A] = {}
+        for adapter in found:
+            if isinstance(adapter, self.adapter_type):
+                adapters.setdefault(adapter.type, adapter)
+        return adapters
 
     def by_type(self, type_name: str) -> A:
         """Raises UnknownSchemeError for a type that this installation does not know."""
@@ -99,8 +111,24 @@ class Registry(Generic[A]):
             f"no {self.noun} handles {url.scheme}:// addresses", hint=f"known: {examples}", scheme=url.scheme
         )
 
+    def config(self, document: Mapping[str, Any]) -> AdapterConfig:
+        """Builds a configuration from its JSON form, whose `type` names the adapter; raises UsageError.
+
+        The error names the fields that are wrong and never repeats their values, which may be secret.
+        """
+        adapter = self.by_type(str(document.get("type")))
+        try:
+            return adapter.config.model_validate(document)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise UsageError(f"this {self.noun} configuration is not valid: {wrong}", type=adapter.type) from None
+
     def adapter_of(self, config: AdapterConfig) -> A:
-        return next(adapter for adapter in self.adapters.values() if type(config) is adapter.config)
+        """Raises UnknownSchemeError for a configuration that belongs to no adapter here."""
+        for adapter in self.adapters.values():
+            if type(config) is adapter.config:
+                return adapter
+        raise UnknownSchemeError(f"no {self.noun} of this installation takes a {type(config).__name__}")
 
     def build(self, config: AdapterConfig) -> Any:  # noqa: ANN401 -- each room wraps it with its own type
         """Raises MissingToolError when the adapter's optional package is not installed."""
@@ -112,3 +140,18 @@ class Registry(Generic[A]):
                 package=adapter.package,
             )
         return adapter.build(config)
+
+
+def _loaded(entry: EntryPoint) -> object:
+    """Returns another package's adapter; None, and a warning, when it cannot be loaded: it must not stop the others."""
+    try:
+        return entry.load()
+    except Exception as error:  # noqa: BLE001 -- whatever a foreign package raises at import
+        logging.getLogger(__name__).warning("adapter %s was left out: %s", entry.value, error)
+        return None
+
+
+def union_type(registry: Registry[Any]) -> Any:  # noqa: ANN401 -- a type that is made at run time
+    """Returns the configurations of every adapter as one type for pydantic, told apart by `type`."""
+    configs = tuple(adapter.config for adapter in registry.adapters.values())
+    return Annotated[Union[configs], Field(discriminator="type")] if len(configs) > 1 else configs[0]  # noqa: UP007 -- not a literal union

@@ -24,6 +24,9 @@
     │   ├── StorageUnreachableError   5     (also an AccessError)
     │   ├── StorageDeniedError        5     (also an AccessError) permanent
     │   └── ObjectMissingError        5     (also an AccessError) permanent
+    ├── NotifierError                 1     a notification did not reach its channel
+    │   ├── NotifierTransientError    1     may work when tried again; the only kind that is retried
+    │   └── NotifierRejectedError     1     refused for good: credentials, recipient, address, certificate
     ├── CatalogUnavailableError       1     the service's own database does not answer
     ├── QueueUnavailableError         1     the queue server does not answer
     ├── ConflictError                 1     not possible in the state that the thing is in
@@ -161,6 +164,18 @@ class ObjectMissingError(StorageError, AccessError):
     exit_code = 5
 
 
+class NotifierError(DataGuardianError):
+    code = "notifier"
+
+
+class NotifierTransientError(NotifierError):
+    code = "notifier_transient"
+
+
+class NotifierRejectedError(NotifierError):
+    code = "notifier_rejected"
+
+
 class CatalogUnavailableError(DataGuardianError):
     code = "catalog_unavailable"
 
@@ -185,3 +200,18 @@ class CancelledError(DataGuardianError):
     def __init__(self, message: str = "stopped on request", *, signum: int | None = None) -> None:
         super().__init__(message)
         self.exit_code = 1 if signum is None else 128 + signum
+
+
+_WORTH_ANOTHER_TRY = (
+    UnreachableError,
+    DumpFailedError,
+    StorageTransientError,
+    StorageUnreachableError,
+    CatalogUnavailableError,
+    QueueUnavailableError,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tells whether the same work may succeed a little later without anybody changing anything."""
+    return isinstance(error, _WORTH_ANOTHER_TRY)

@@ -1,0 +1,1 @@
+"""The catalogue: tables, sessions, migrations and repositories. Nothing outside this room writes SQL."""

@@ -1,0 +1,111 @@
+"""What all repositories share: fetching by id, inserting, pages of a list."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+from sqlalchemy import ColumnElement, CursorResult, UpdateBase, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dataguardian.domain.errors import NotFoundError
+
+MAX_LIMIT = 100
+
+
+R = TypeVar("R", bound=Any)
+
+
+@dataclass(frozen=True)
+class Page(Generic[R]):
+    """One page of a list; `total` counts all rows that match."""
+
+    data: Sequence[R]
+    total: int
+    page: int
+    limit: int
+
+    @property
+    def total_pages(self) -> int:
+        return -(-self.total // self.limit)
+
+
+class Repository(Generic[R]):
+    """Access to one table. `noun` is what error texts call a row."""
+
+    model: type[R]
+    noun: str
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def get(self, row_id: uuid.UUID) -> R:
+        """Raises NotFoundError."""
+        row = await self.find(row_id)
+        if row is None:
+            raise NotFoundError(
+                f"there is no {self.noun} {row_id}", hint="list them to see what there is", id=str(row_id)
+            )
+        return row
+
+    async def find(self, row_id: uuid.UUID) -> R | None:
+        return await self.session.get(self.model, row_id)
+
+    async def add(self, row: R) -> R:
+        self.session.add(row)
+        await self.session.flush()
+        return row
+
+    async def delete(self, row_id: uuid.UUID) -> bool:
+        """Returns whether there was one."""
+        return bool(await self.changed(delete(self.model).where(self.model.id == row_id)))
+
+    async def changed(self, statement: UpdateBase) -> int:
+        """Executes an UPDATE or DELETE and returns how many rows it hit."""
+        result = await self.session.execute(statement, execution_options={"synchronize_session": False})
+        return cast("CursorResult[Any]", result).rowcount
+
+    async def count(self, *where: ColumnElement[bool]) -> int:
+        statement = select(func.count()).select_from(self.model).where(*where)
+        return (await self.session.execute(statement)).scalar_one()
+
+    async def all(self, *where: ColumnElement[bool], order: Any = None) -> Sequence[R]:  # noqa: ANN401 -- a column
+        statement = select(self.model).where(*where).order_by(self.model.id if order is None else order)
+        return (await self.session.execute(statement)).scalars().all()
+
+    async def page(
+        self,
+        *where: ColumnElement[bool],
+        page: int,
+        limit: int,
+        newest_by: Any = None,  # noqa: ANN401 -- a column
+        total: int | None = None,
+    ) -> Page[R]:
+        """Returns page `page` (from 1), newest first by `newest_by` (default `created_at`), ties by id.
+
+        Ids are fetched first, from an index alone, and from whichever end is nearer, so that the last page of a
+        million rows costs what the middle one does at most. `total` may be given when the caller knows it.
+        """
+        column = self.model.created_at if newest_by is None else newest_by
+        total = await self.count(*where) if total is None else total
+        skip, take = (page - 1) * limit, limit
+        ids = select(self.model.id).where(*where)
+        if skip > total // 2:
+            take = max(0, min(limit, total - skip))
+            chosen = ids.order_by(column.asc(), self.model.id.asc()).offset(max(0, total - skip - take)).limit(take)
+        else:
+            chosen = ids.order_by(column.desc(), self.model.id.desc()).offset(skip).limit(take)
+        if take == 0:
+            return Page([], total, page, limit)
+        found = (await self.session.execute(chosen)).scalars().all()
+        statement = select(self.model).where(self.model.id.in_(found)).order_by(column.desc(), self.model.id.desc())
+        return Page((await self.session.execute(statement)).scalars().all(), total, page, limit)
+
+
+def stamp(row: R, now: datetime) -> R:
+    """Marks a row as changed now."""
+    row.updated_at = now
+    return row
