@@ -32,6 +32,8 @@ _SELF_HASH = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
 UNKNOWN = "0" * 64
 """Stands for a hash that is not known yet."""
 _ZEROS = UNKNOWN.encode()
+_PARTS_HINT = "the parts may still be good: `sha256sum -c SHA256SUMS` in the backup's directory tells"
+_HASHED_SLUG = re.compile(r"-[0-9a-f]{8}$")
 
 
 class Record(BaseModel):
@@ -110,22 +112,22 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes, *, where: str) -> Manifest:
-    """Checks the self-hash and the format and parses; raises ManifestError or UnsupportedFormatError."""
-    found = _SELF_HASH.findall(data)
-    if not found:
-        raise ManifestError(f"{where} is not a manifest, or it was damaged", path=where)
-    if hashlib.sha256(_replace_last_hash(data, _ZEROS)).hexdigest().encode() != found[-1]:
-        raise ManifestError(
-            f"{where} was damaged or edited: its SHA-256 does not match its content",
-            hint="the parts may still be good: `sha256sum -c SHA256SUMS` in the backup's directory tells",
-            path=where,
-        )
+    """Checks the format and the self-hash and parses; raises ManifestError or UnsupportedFormatError.
+
+    The format comes first: another one may hash itself in another way.
+    """
     try:
         document = json.loads(data)
         _refuse_unknown_format(document, where)
-        return Manifest.model_validate(document)
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise ManifestError(f"{where} is not a valid manifest of format {FORMAT}", path=where) from error
+        _check_self_hash(data, where)
+        manifest = Manifest.model_validate(document)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"{where} is not a valid manifest of format {FORMAT}, or it was damaged", hint=_PARTS_HINT, path=where
+        ) from error
+    if len({stream.directory for stream in manifest.streams}) != len(manifest.streams):
+        raise ManifestError(f"{where} names a stream's directory twice", path=where)
+    return manifest
 
 
 def encode_parts(parts: Iterable[PartRecord]) -> bytes:
@@ -165,11 +167,11 @@ def part_path(directory: str, number: int, suffix: str) -> str:
 
 
 def slugify(name: str, *, fallback: str = "backup") -> str:
-    """Returns a folder name of [A-Za-z0-9._-]; a name that had to be changed carries a piece of its hash, so that
-    two names never share a folder.
+    """Returns a folder name of [A-Za-z0-9._-]; a name that had to be changed carries a piece of its hash, and so does
+    one that ends like such a piece: two names never share a folder.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
-    if slug == name:
+    if slug and slug == name and not _HASHED_SLUG.search(name):
         return slug
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{slug or fallback}-{digest}"
@@ -182,11 +184,21 @@ def _replace_last_hash(data: bytes, digits: bytes) -> bytes:
 
 def _refuse_unknown_format(document: object, where: str) -> None:
     found = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(found, int):
+        raise ManifestError(f"{where} is not a manifest, or it was damaged", hint=_PARTS_HINT, path=where)
     if found != FORMAT or isinstance(found, bool):
         raise UnsupportedFormatError(
             f"{where} has format {found!r}, and this release reads format {FORMAT} only",
-            hint="use the release of DataGuardian that wrote it, or a newer one",
+            hint="use the release of DataGuardian that wrote it, or a newer one; or the file was damaged",
             path=where,
+        )
+
+
+def _check_self_hash(data: bytes, where: str) -> None:
+    found = _SELF_HASH.findall(data)
+    if not found or hashlib.sha256(_replace_last_hash(data, _ZEROS)).hexdigest().encode() != found[-1]:
+        raise ManifestError(
+            f"{where} was damaged or edited: its SHA-256 does not match its content", hint=_PARTS_HINT, path=where
         )
 
 
