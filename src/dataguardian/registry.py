@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Generic, Self, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataguardian.domain.errors import MissingToolError, UnknownSchemeError, UsageError
 from dataguardian.domain.urls import Url
