@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from dataguardian.engines.base import Engine, EngineConfig, StreamValidator
 from dataguardian.engines.registry import ENGINES, build_engine, engine_config
 from dataguardian.storage.base import Storage, StorageConfig
 from dataguardian.storage.registry import STORAGES, build_storage, storage_config
+from dataguardian.storage.retrying import Sleep, wrap
 
 MAX_PASSWORD_BYTES = 64 * 1024
 
@@ -72,16 +74,22 @@ def open_datasource(address: str, *, password: SecretStr | None = None) -> Datas
     return Datasource(config, build_engine(config), ENGINES.adapter_of(config).type, config.describe())
 
 
-def open_storage(address: str) -> StorageLocation:
-    """Builds the storage of an address; opens nothing yet. Raises UsageError or MissingToolError."""
-    return _location(_parse(address, "storage"))
+def open_storage(address: str, *, sleep: Sleep = time.sleep) -> StorageLocation:
+    """Builds the storage of an address; opens nothing yet. Raises UsageError or MissingToolError.
+
+    `sleep` pauses between tries and may raise to cancel.
+    """
+    return _location(_parse(address, "storage"), sleep)
 
 
-def open_backup(address: str) -> StoredBackup:
-    """Splits a BACKUP address into storage and directory; opens nothing yet. Raises UsageError."""
+def open_backup(address: str, *, sleep: Sleep = time.sleep) -> StoredBackup:
+    """Splits a BACKUP address into storage and directory; opens nothing yet. Raises UsageError.
+
+    `sleep` as for `open_storage`.
+    """
     url = _parse(address, "storage")
     root, directory = split_backup_path(url.path)
-    return StoredBackup(_location(url.with_path(root)), directory)
+    return StoredBackup(_location(url.with_path(root), sleep), directory)
 
 
 def read_password(path: Path) -> SecretStr:
@@ -148,9 +156,9 @@ def _refuse(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> Non
     raise IntegrityError("its engine is unknown, because the manifest is damaged")
 
 
-def _location(url: Url) -> StorageLocation:
+def _location(url: Url, sleep: Sleep) -> StorageLocation:
     config = _storage_config(url)
-    return StorageLocation(build_storage(config), config.describe())
+    return StorageLocation(wrap(build_storage(config), sleep=sleep), config.describe())
 
 
 def _with_password(config: EngineConfig, password: SecretStr | None) -> EngineConfig:

@@ -54,7 +54,7 @@ def backup(
 
     part_size_bytes = parse_size(part_size)
     datasource = bootstrap.open_datasource(source, password=password_from(password_file))
-    location = bootstrap.open_storage(storage)
+    location = bootstrap.open_storage(storage, sleep=STOP.sleep)
     plan = bootstrap.plan_backup(
         datasource,
         name=name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dataguardian.cli import output
 from dataguardian.cli.backup import StorageAddress, backup_document, stored_text
 from dataguardian.cli.options import Json
-from dataguardian.cli.signals import stoppable
+from dataguardian.cli.signals import STOP, stoppable
 from dataguardian.domain.sizes import format_size
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def list_(storage: StorageAddress, *, json: Json = False) -> None:
     from dataguardian import bootstrap
     from dataguardian.core.catalog import list_backups
 
-    location = bootstrap.open_storage(storage)
+    location = bootstrap.open_storage(storage, sleep=STOP.sleep)
     with stoppable("nothing was changed"):
         location.storage.free_space()  # tells a storage that is not there from an empty one
         listing = list_backups(location.storage)

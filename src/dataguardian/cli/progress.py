@@ -71,7 +71,7 @@ class Meter:
         latest = self._latest or Progress(phase="")
         overall = latest.size_bytes + (0 if self.cumulative else self._before_bytes)
         self._samples.append((now, overall))
-        while now - self._samples[0][0] > RATE_SECONDS and len(self._samples) > 1:
+        while len(self._samples) > 1 and now - self._samples[1][0] >= RATE_SECONDS:
             self._samples.popleft()
         then, size_then = self._samples[0]
         return Reading(

@@ -33,7 +33,7 @@ def restore(
     from dataguardian.core.restore import run_restore
     from dataguardian.engines.base import RestoreOptions
 
-    stored = bootstrap.open_backup(backup)
+    stored = bootstrap.open_backup(backup, sleep=STOP.sleep)
     datasource = bootstrap.open_datasource(target, password=password_from(password_file))
     with stoppable("the target is as it was"):
         with watch("restoring", quiet=json) as progress:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -34,6 +36,19 @@ class StopRequest:
         """Raises CancelledError once a signal has arrived."""
         if self.signum is not None:
             raise self._error(self.signum)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps; in a thread other than the main one, which no signal interrupts, a stop ends it by CancelledError.
+
+        The main thread sleeps on while it cleans up after a stop, because a retried delete is part of that.
+        """
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, 0.1))
 
     def finish(self) -> None:
         """The work is done and only its result is left to be told: a signal comes too late from now on."""

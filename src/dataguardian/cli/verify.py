@@ -30,7 +30,7 @@ def verify(
     from dataguardian.cli.progress import watch
     from dataguardian.core.verify import run_verify
 
-    stored = bootstrap.open_backup(backup)
+    stored = bootstrap.open_backup(backup, sleep=STOP.sleep)
     with stoppable("nothing was changed"):
         validate = bootstrap.deep_validator(stored) if deep else None
         with watch("verifying", quiet=json) as progress:

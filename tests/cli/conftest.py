@@ -1,0 +1,58 @@
+"""Sources that the command line's tests back up."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A small SQLite database."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)")
+        database.executemany("INSERT INTO items (name) VALUES (?)", [(f"item {n}",) for n in range(5000)])
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with a few files."""
+    folder = tmp_path / "tree"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "one.txt").write_text("one\n")
+    (folder / "two.log").write_text("two\n")
+    return folder
+
+
+@pytest.fixture
+def slow_tree(tmp_path: Path) -> Path:
+    """A folder whose backup with SLOW takes some ten seconds: there is time to stop it."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    chooser = random.Random(7)
+    words = [chooser.randbytes(6).hex() for _ in range(4000)]
+    (folder / "words").write_text(" ".join(chooser.choices(words, k=4_000_000)))
+    return folder
+
+
+@pytest.fixture
+def big_shop(tmp_path: Path) -> Path:
+    """A SQLite database of some 300 MB, whose restore takes a moment."""
+    path = tmp_path / "big.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE blobs (content BLOB)")
+        database.executemany("INSERT INTO blobs VALUES (zeroblob(?))", [(1 << 20,)] * 300)
+    return path
