@@ -97,9 +97,12 @@ def replace(target: str, fresh: str) -> dict[str, object]:
         if connection is not None:
             connection.close()
         raise
-    for moved in aside.values():
-        Path(moved).unlink()
-    sync_directory(target)
+    try:
+        for moved in aside.values():
+            Path(moved).unlink()
+        sync_directory(target)
+    except OSError as error:
+        raise Failure("failed", f"it was replaced, but not tidily: {error.strerror}") from error
     return {}
 
 
