@@ -393,7 +393,7 @@ def _kill_during_put(config: StorageConfig, *, delay: float) -> bool:
     child.join()
     try:
         return bool(ours.poll() and ours.recv() == "done")
-    except EOFError:
+    except (EOFError, ConnectionResetError):  # it died before it said so
         return False
 
 
