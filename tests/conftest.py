@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+pytest_plugins = ["tests.servers"]
+
 
 def missing(what: str) -> None:
     """Fails in CI, skips elsewhere: a suite that may skip in CI proves nothing."""

@@ -76,8 +76,8 @@ class PostgresServer:
         return f"postgresql://{quote(user, safe='')}{secret}@127.0.0.1:{self.port}/{path}"
 
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
-        given = {"host": "127.0.0.1", "port": self.port, "user": SUPERUSER, "password": self.password} | options
-        return psycopg.connect(dbname=database, autocommit=True, client_encoding="UTF8", **given)
+        given = {"host": "127.0.0.1", "port": self.port, "user": SUPERUSER, "password": self.password}
+        return psycopg.connect(dbname=database, **({"autocommit": True, "client_encoding": "UTF8"} | given | options))
 
     def execute(self, database: str, *statements: str) -> list[Any]:
         """Runs statements, each on its own; returns the last one's rows."""

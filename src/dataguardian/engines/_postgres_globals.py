@@ -82,7 +82,7 @@ def split_statements(script: str) -> Iterator[tuple[str, set[str]]]:
         if not token["skip"]:
             pieces.append(token[0])
         if token["name"]:
-            names.add(_unquoted(token["name"]))
+            names.add(unquoted(token["name"]))
 
 
 def _whole(chunks: Iterable[bytes]) -> str:
@@ -104,15 +104,15 @@ def _existing(connection: Connection) -> set[Key]:
 
 def _created_by(statement: str) -> Key | None:
     head = _HEAD.match(statement)
-    return (head[2], _unquoted(head[3])) if head and head[1] == "CREATE" else None
+    return (head[2], unquoted(head[3])) if head and head[1] == "CREATE" else None
 
 
 def _concerns(statement: str, names: set[str], new: set[Key]) -> bool:
     """Tells whether a statement is a plain SET or about something new."""
     if head := _HEAD.match(statement):
-        return (head[2], _unquoted(head[3])) in new
+        return (head[2], unquoted(head[3])) in new
     return statement.startswith("SET ") or bool(names & {name for _, name in new})
 
 
-def _unquoted(name: str) -> str:
+def unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name

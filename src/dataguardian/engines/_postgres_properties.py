@@ -6,11 +6,11 @@ Column names differ between releases (daticulocale became datlocale in 17), so r
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from dataguardian.engines._postgres_server import scalar
+from dataguardian.engines._postgres_settings import Setting
 
 if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
@@ -33,23 +33,15 @@ FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
 WHERE d.datname = pg_catalog.current_database() ORDER BY 1 NULLS FIRST, 2
 """
 _SETTINGS = """
-SELECT CASE WHEN s.setrole = 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(s.setrole) END, c.entry
-FROM pg_catalog.pg_db_role_setting s
-JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, pg_catalog.unnest(s.setconfig) WITH ORDINALITY c(entry, place)
-WHERE d.datname = pg_catalog.current_database() ORDER BY 1 NULLS FIRST, c.place
+SELECT count(*) FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+WHERE d.datname = pg_catalog.current_database()
 """
 _HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public')"
 _HAS_PLPGSQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'plpgsql')"
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 _PRIVILEGES = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
-# Their values are lists of names, each quoted on its own (GUC_LIST_QUOTE in PostgreSQL's source).
-_NAME_LISTS = frozenset({
-    "local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries",
-    "temp_tablespaces", "unix_socket_directories",
-})  # fmt: skip
 _GRANT: LiteralString = "GRANT {} ON DATABASE {} TO {}"
 _PROVIDERS_SINCE = 150000
-_LIST_ITEM = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 
 
 def capture(connection: Connection) -> dict[str, Any]:
@@ -59,7 +51,6 @@ def capture(connection: Connection) -> dict[str, Any]:
         {"grantee": grantee, "privilege": privilege, "grantable": grantable}
         for grantee, privilege, grantable in connection.execute(_ACL)
     ]
-    settings = [_split_setting(role, entry) for role, entry in connection.execute(_SETTINGS)]
     return {
         "encoding": row["encoding"],
         "collate": row["datcollate"],
@@ -73,8 +64,7 @@ def capture(connection: Connection) -> dict[str, Any]:
         "connection_limit": row["datconnlimit"],
         "comment": row["comment"],
         "acl": None if row["plain_acl"] else acl,
-        "settings": [setting for setting in settings if "." not in setting["name"]],
-        "custom_settings": sum("." in setting["name"] for setting in settings),
+        "settings": scalar(connection, _SETTINGS),
         "has_public_schema": scalar(connection, _HAS_SCHEMA),
         "has_plpgsql": scalar(connection, _HAS_PLPGSQL),
     }
@@ -103,11 +93,18 @@ def empty_out(connection: Connection, properties: dict[str, Any]) -> None:
         connection.execute("DROP SCHEMA IF EXISTS public")
 
 
-def apply(connection: Connection, name: str, properties: dict[str, Any], owner: str | None) -> list[str]:
+def apply(
+    connection: Connection,
+    name: str,
+    properties: dict[str, Any],
+    *,
+    owner: str | None,
+    settings: Iterable[Setting] = (),
+) -> list[str]:
     """Gives database `name` its owner, settings, privileges and comment; returns what could not be given, and why."""
     roles = {row[0] for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles")}
     known = owner if owner is not None and owner in roles else None
-    given = _Properties(name, properties, known, roles)
+    given = _Properties(name, properties, known, roles, settings)
     warnings = []
     if owner and not known:
         warnings.append(f"{name}: there is no role {owner!r} here, so the connecting role owns the database")
@@ -125,7 +122,9 @@ def apply(connection: Connection, name: str, properties: dict[str, Any], owner: 
 class _Properties:
     """The statements that give a database its properties. `skipped` names what belongs to roles that are missing."""
 
-    def __init__(self, name: str, properties: dict[str, Any], owner: str | None, roles: set[str]) -> None:
+    def __init__(
+        self, name: str, properties: dict[str, Any], owner: str | None, roles: set[str], settings: Iterable[Setting]
+    ) -> None:
         from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
         self.skipped: list[tuple[str, str]] = []
@@ -134,14 +133,15 @@ class _Properties:
         self._properties = properties
         self._owner = owner
         self._roles = roles
+        self._settings = settings
 
     def statements(self) -> Iterator[tuple[str, Composed]]:
         """Yields (what it is about, statement). The owner comes first: privileges are granted by it."""
         if self._owner:
             yield "owner", self._alter("OWNER TO {}", self._sql.Identifier(self._owner))
         yield from self._privileges()
-        for setting in self._properties.get("settings") or []:
-            yield from self._setting(**setting)
+        for setting in self._settings:
+            yield from self._setting(setting)
         if self._properties.get("comment") is not None:
             comment = self._sql.Literal(str(self._properties["comment"]))
             yield "comment", self._sql.SQL("COMMENT ON DATABASE {} IS {}").format(self._database, comment)
@@ -173,23 +173,15 @@ class _Properties:
     def _grantee(self, role: str | None) -> Composable:
         return self._sql.SQL("PUBLIC") if role is None else self._sql.Identifier(role)
 
-    def _setting(self, role: str | None, name: str, value: str) -> Iterator[tuple[str, Composed]]:
-        if role is not None and role not in self._roles:
-            self.skipped.append((f"setting {name}", role))
-            return
+    def _setting(self, setting: Setting) -> Iterator[tuple[str, Composed]]:
         place = self._sql.SQL("DATABASE {}").format(self._database)
-        if role is not None:
-            place = self._sql.SQL("ROLE {} IN DATABASE {}").format(self._sql.Identifier(role), self._database)
-        identifier = self._sql.Identifier(*name.split("."))
-        literals = self._sql.SQL(", ").join(self._sql.Literal(item) for item in _setting_values(name, value))
-        yield f"setting {name}", self._sql.SQL("ALTER {} SET {} TO {}").format(place, identifier, literals)
-
-
-def _setting_values(name: str, value: str) -> list[str]:
-    if name.lower() not in _NAME_LISTS:
-        return [value]
-    items = [quoted.replace('""', '"') if quoted else bare for quoted, bare in _LIST_ITEM.findall(value)]
-    return items or [""]
+        if setting.role is not None:
+            place = self._sql.SQL("ROLE {} IN DATABASE {}").format(self._sql.Identifier(setting.role), self._database)
+        if setting.role is not None and setting.role not in self._roles:
+            self.skipped.append((f"setting {setting.name}", setting.role))
+        else:
+            assignment = self._sql.SQL(setting.assignment)
+            yield f"setting {setting.name}", self._sql.SQL("ALTER {} SET {}").format(place, assignment)
 
 
 def _locale_options(version: int, properties: dict[str, Any]) -> Iterator[tuple[LiteralString, str]]:
@@ -204,8 +196,3 @@ def _locale_options(version: int, properties: dict[str, Any]) -> Iterator[tuple[
         yield ("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"), properties["locale"]
     if properties.get("icu_rules"):
         yield "ICU_RULES", properties["icu_rules"]
-
-
-def _split_setting(role: str | None, entry: str) -> dict[str, Any]:
-    name, _, value = entry.partition("=")
-    return {"role": role, "name": name, "value": value}

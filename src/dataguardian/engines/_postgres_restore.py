@@ -22,6 +22,7 @@ from dataguardian.engines import _postgres_properties as properties
 from dataguardian.engines._postgres_config import MAX_NAME_BYTES, child_environment, connection_string
 from dataguardian.engines._postgres_globals import Globals
 from dataguardian.engines._postgres_server import Server, scalar
+from dataguardian.engines._postgres_settings import Head, Setting
 from dataguardian.engines._postgres_target import Target, look_at
 from dataguardian.engines._postgres_tools import tools_for
 from dataguardian.engines.base import RestoreStream
@@ -126,14 +127,29 @@ class Restoration:
             properties.create_database(connection, beside.temporary, stream.metadata)
         with self._connect(beside.temporary) as connection:
             properties.empty_out(connection, stream.metadata)
-        self._pg_restore(stream, beside.temporary, stream.chunks(), tools)
+        head = Head()
+        chunks = head.keep(stream.chunks()) if stream.metadata.get("settings") else stream.chunks()
+        self._pg_restore(stream, beside.temporary, chunks, tools)
+        self._give_properties(stream, beside, head, tools)
+
+    def _give_properties(self, stream: RestoreStream, beside: _Beside, head: Head, tools: ToolSet) -> None:
+        """Owner, privileges, settings; by way of a first connection to what was restored."""
+        settings: list[Setting] = []
         with self._connect(beside.temporary) as connection:
             scalar(connection, "SELECT count(*) FROM pg_catalog.pg_class")
-        owner = target.owner if target.empty else stream.metadata.get("owner")
+            if stream.metadata.get("settings"):
+                connection.execute("SELECT set_config('client_encoding', %s, false)", (stream.metadata["encoding"],))
+                settings = head.settings(tools, connection.info.encoding)
+        if len(settings) == 0 < int(stream.metadata.get("settings") or 0):
+            self.warnings.append(f"{beside.target.name}: the settings of the database could not be read")
+        keeps_owner = self.database is not None and beside.target.exists and beside.target.empty
+        owner = beside.target.owner if keeps_owner else stream.metadata.get("owner")
         with self._connect() as connection:
             self.warnings += [
-                warning.replace(beside.temporary, target.name)
-                for warning in properties.apply(connection, beside.temporary, stream.metadata, owner)
+                warning.replace(beside.temporary, beside.target.name)
+                for warning in properties.apply(
+                    connection, beside.temporary, stream.metadata, owner=owner, settings=settings
+                )
             ]
 
     def _pg_restore(
