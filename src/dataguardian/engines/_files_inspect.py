@@ -7,12 +7,13 @@ different ways, it is refused before tar sees it. tar's own guards stay on behin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dataguardian.domain.errors import IntegrityError
 
 BLOCK_BYTES = 512
-END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
+_END_BLOCKS = 2
+END_OF_ARCHIVE = bytes(_END_BLOCKS * BLOCK_BYTES)
 _MAX_PAX_BYTES = 64 * 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _REGULAR = b"0"
@@ -48,16 +49,21 @@ class ArchiveInspector:
             if self._skip:
                 step = min(self._skip, len(view) - at)
                 self._skip -= step
-            elif self._zero_blocks > 1:
+            elif self.ended:
                 step = len(view) - at
                 self._take_padding(view[at:])
             else:
                 step = self._collect(view[at:])
             at += step
 
+    @property
+    def ended(self) -> bool:
+        """Whether the two zero blocks that end an archive have passed."""
+        return self._zero_blocks >= _END_BLOCKS
+
     def finish(self) -> None:
         """Called after the last piece: raises IntegrityError unless the archive had come to its end."""
-        if self._zero_blocks < 2 or self._partial:  # noqa: PLR2004 -- two zero blocks end an archive
+        if not self.ended:
             raise IntegrityError("the archive is cut off: its end is missing")
 
     def _collect(self, view: memoryview) -> int:
@@ -146,12 +152,27 @@ class ArchiveInspector:
             raise IntegrityError("the archive goes on after its end")
 
 
-def inspected(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Passes an archive on; every piece is inspected before it is yielded, and the end after the last one."""
+def feed_inspected(
+    chunks: Iterator[bytes], write: Callable[[bytes], None], *, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Writes an archive to tar, every piece after its inspection; returns early when `stop` says so.
+
+    Raises IntegrityError, and BrokenPipeError when tar went away before the archive's end. After it, it may: tar does
+    not wait for the padding, which is still pulled and inspected here.
+    """
     inspector = ArchiveInspector()
+    listening = True
     for chunk in chunks:
         inspector.feed(chunk)
-        yield chunk
+        try:
+            if listening:
+                write(chunk)
+        except BrokenPipeError:
+            if not inspector.ended:
+                raise
+            listening = False
+        if stop():
+            return
     inspector.finish()
 
 

@@ -20,7 +20,7 @@ from dataguardian.domain.errors import (
     TargetNotEmptyError,
     UsageError,
 )
-from dataguardian.engines._files_inspect import inspected
+from dataguardian.engines._files_inspect import feed_inspected
 from dataguardian.engines._files_tar import Tar, is_below, mounts
 from dataguardian.engines.processes import ChildProcess
 
@@ -171,18 +171,16 @@ def _extract(tar: Tar, staging: str, chunks: Iterator[bytes]) -> None:
     command = tar.extract_command(staging)
     with ChildProcess(command, env=tar.environment(), stdin=True, on_stderr=complain) as child:
         try:
-            for chunk in inspected(chunks):
-                child.write(chunk)
-                if complaints:
-                    break
-            else:
-                child.close_stdin()
-                code = child.wait()
-                if code == 0 and not complaints:
-                    return
-                complaints.append(f"tar ended with code {code}")
+            feed_inspected(chunks, child.write, stop=lambda: bool(complaints))
         except BrokenPipeError:
-            complaints.append(f"tar ended early, with code {child.wait()}")
+            complain("tar went away before the end of the archive")
+        if not complaints:
+            child.close_stdin()
+        code = child.wait() if not complaints else None
+        if code == 0 and not complaints:
+            return
+    if code is not None:
+        complain(f"tar ended with code {code}")
     raise _failed(complaints)
 
 

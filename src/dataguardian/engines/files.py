@@ -25,7 +25,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.domain.urls import Url, absolute_path
 from dataguardian.engines._files_dump import TarStream
-from dataguardian.engines._files_inspect import inspected
+from dataguardian.engines._files_inspect import feed_inspected
 from dataguardian.engines._files_restore import inspect_target, restore_archive
 from dataguardian.engines._files_tar import Tar, find_tar, programs
 from dataguardian.engines._files_walk import Selection, Walk
@@ -138,14 +138,13 @@ def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> No
     tar = find_tar()
     with ChildProcess(tar.list_command(), env=tar.environment(), stdin=True) as child:
         try:
-            for chunk in inspected(chunks):
-                child.write(chunk)
+            feed_inspected(chunks, child.write)
             child.close_stdin()
-        except BrokenPipeError:
-            pass  # tar has given up, and says why
-        code = child.wait()
-        if code != 0:
-            raise IntegrityError(f"tar cannot read the archive: {child.stderr_text}")
+            if (code := child.wait()) != 0:
+                raise IntegrityError(f"tar cannot read the archive (code {code}): {child.stderr_text}")
+        except BrokenPipeError as error:
+            child.wait()
+            raise IntegrityError(f"tar gave up on the archive: {child.stderr_text}") from error
 
 
 def _only_stream(streams: Iterator[RestoreStream]) -> Iterator[bytes]:
