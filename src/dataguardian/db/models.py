@@ -137,7 +137,9 @@ class BackupExecution(Row, Base):
 
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("backup_jobs.id", ondelete="RESTRICT"))
     datasource_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasources.id", ondelete="RESTRICT"))
-    storage_location_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("storage_locations.id", ondelete="RESTRICT"))
+    storage_location_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("storage_locations.id", ondelete="RESTRICT")
+    )
     status: Mapped[ExecutionStatus]
     trigger: Mapped[Trigger]
     scheduled_for: Mapped[datetime | None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import event, text
@@ -17,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from dataguardian.domain.clock import Clock
 from dataguardian.domain.errors import CatalogUnavailableError
 
 BUSY_TIMEOUT_MS = 5000
@@ -63,6 +65,16 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def server_time(session: AsyncSession, clock: Clock) -> datetime:
+    """Returns the time that leases are measured by: the database server's, because several machines share it; ours
+    where the database is a file of this machine.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return clock.now()
+    moment: datetime = (await session.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    return moment.astimezone(UTC)
 
 
 def _create_engine(url: str, *, is_sqlite: bool) -> AsyncEngine:

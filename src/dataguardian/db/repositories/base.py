@@ -44,15 +44,22 @@ class Repository(Generic[R]):
 
     async def get(self, row_id: uuid.UUID) -> R:
         """Raises NotFoundError."""
-        row = await self.find(row_id)
-        if row is None:
-            raise NotFoundError(
-                f"there is no {self.noun} {row_id}", hint="list them to see what there is", id=str(row_id)
-            )
-        return row
+        return self._found(await self.find(row_id), row_id)
 
     async def find(self, row_id: uuid.UUID) -> R | None:
         return await self.session.get(self.model, row_id)
+
+    async def locked(self, row_id: uuid.UUID) -> R:
+        """Like `get`, and nobody else changes the row before this transaction ends. Raises NotFoundError."""
+        return self._found(await self.find_locked(row_id), row_id)
+
+    async def find_locked(self, row_id: uuid.UUID) -> R | None:
+        return await self.session.get(self.model, row_id, with_for_update=True, populate_existing=True)
+
+    def _found(self, row: R | None, row_id: uuid.UUID) -> R:
+        if row is None:
+            raise NotFoundError(f"there is no {self.noun} {row_id}", hint="a list shows what there is", id=str(row_id))
+        return row
 
     async def add(self, row: R) -> R:
         self.session.add(row)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as BrokenRule
 
 from dataguardian.db.models import (
@@ -51,6 +51,13 @@ class ExecutionRepository(Repository[BackupExecution]):
     async def active_of(self, job_id: uuid.UUID) -> BackupExecution | None:
         statement = select(BackupExecution).where(BackupExecution.job_id == job_id, BackupExecution.status.in_(ACTIVE))
         return (await self.session.execute(statement)).scalars().first()
+
+    async def active_jobs(self, job_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+        """Returns, of these jobs, those with an active execution, and which."""
+        statement = select(BackupExecution.job_id, BackupExecution.id).where(
+            BackupExecution.job_id.in_(job_ids), BackupExecution.status.in_(ACTIVE)
+        )
+        return {job_id: row_id for job_id, row_id in (await self.session.execute(statement)).tuples() if job_id}
 
     async def claim(
         self, execution_id: uuid.UUID, attempt: int, *, worker: str, now: datetime, lease: timedelta
@@ -143,15 +150,75 @@ class ExecutionRepository(Repository[BackupExecution]):
         )
         await self.session.flush()
 
-    async def orphaned(self, *where: ColumnElement[bool], limit: int) -> Sequence[BackupExecution]:
-        """Returns active executions that match, oldest first."""
+    async def directories_of(self, execution_id: uuid.UUID) -> Sequence[str]:
+        """Returns the directories that earlier attempts of an execution may have left, newest first."""
         statement = (
-            select(BackupExecution)
-            .where(BackupExecution.status.in_(ACTIVE), *where)
-            .order_by(BackupExecution.created_at, BackupExecution.id)
-            .limit(limit)
+            select(AbandonedDirectory.path)
+            .where(AbandonedDirectory.execution_id == execution_id)
+            .order_by(AbandonedDirectory.created_at.desc(), AbandonedDirectory.id.desc())
         )
         return (await self.session.execute(statement)).scalars().all()
+
+    async def forget_directory(self, execution_id: uuid.UUID, path: str) -> None:
+        """Takes a directory off the list of what may be removed: it holds a backup."""
+        await self.changed(
+            delete(AbandonedDirectory).where(
+                AbandonedDirectory.execution_id == execution_id, AbandonedDirectory.path == path
+            )
+        )
+
+    async def requeue(self, row: BackupExecution, now: datetime, *, bump: bool = False, **values: Any) -> None:  # noqa: ANN401 -- columns
+        """Puts a row that was locked in this transaction back into the queue; `bump` makes old queue jobs stale."""
+        for name, value in values.items():
+            setattr(row, name, value)
+        row.status = ExecutionStatus.QUEUED
+        row.lease_until = row.worker = row.attempt_path = None
+        row.enqueue_number += int(bump)
+        row.updated_at = now
+        await self.session.flush()
+
+    async def bump(self, row: BackupExecution, now: datetime) -> bool:
+        """Gives a queued row that nobody touched since it was read a new queue job; False when somebody did."""
+        statement = (
+            update(BackupExecution)
+            .where(
+                BackupExecution.id == row.id,
+                BackupExecution.status == ExecutionStatus.QUEUED,
+                BackupExecution.enqueue_number == row.enqueue_number,
+            )
+            .values(enqueue_number=row.enqueue_number + 1, updated_at=now)
+        )
+        if not await self.changed(statement):
+            return False
+        row.enqueue_number += 1
+        return True
+
+    async def dead(self, home_id: str, boot_id: str, now: datetime, limit: int) -> Sequence[BackupExecution]:
+        """Returns and locks running rows whose worker is dead: another boot of this home, or a lease that ran out."""
+        other_boot = and_(
+            BackupExecution.worker.startswith(f"{home_id}/", autoescape=True),
+            BackupExecution.worker != f"{home_id}/{boot_id}",
+        )
+        statement = (
+            select(BackupExecution)
+            .where(
+                BackupExecution.status == ExecutionStatus.RUNNING,
+                or_(other_boot, BackupExecution.lease_until < now, BackupExecution.lease_until.is_(None)),
+            )
+            .order_by(BackupExecution.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return (await self.session.execute(statement)).scalars().all()
+
+    async def waiting(self, before: datetime, after: uuid.UUID | None, limit: int) -> Sequence[BackupExecution]:
+        """Returns queued rows that nothing touched since `before`, in the order of their ids, from after `after`."""
+        statement = select(BackupExecution).where(
+            BackupExecution.status == ExecutionStatus.QUEUED, BackupExecution.updated_at <= before
+        )
+        if after is not None:
+            statement = statement.where(BackupExecution.id > after)
+        return (await self.session.execute(statement.order_by(BackupExecution.id).limit(limit))).scalars().all()
 
     async def newest_good(self, job_id: uuid.UUID) -> BackupExecution | None:
         statement = (

@@ -1,0 +1,391 @@
+"""The life of a backup execution, from `queued` to its end. The row is the record; a queue job only says: look at it.
+
+Every step that a worker takes is a compare-and-set on the row's `attempt`. Whoever finds that it no longer holds the
+execution stops and writes nothing more: somebody else has taken over.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dataguardian.core.backup import attempt_directory
+from dataguardian.core.context import Context
+from dataguardian.core.events import Events, Pending
+from dataguardian.db.models import BackupExecution, BackupJob, Datasource, StorageLocation
+from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
+from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
+from dataguardian.db.session import server_time
+from dataguardian.domain.errors import ConflictError, NotFoundError, QueueUnavailableError
+from dataguardian.domain.ids import new_id
+from dataguardian.domain.sizes import format_size
+from dataguardian.domain.states import (
+    ACTIVE,
+    EntityType,
+    ExecutionStatus,
+    NotificationType,
+    Severity,
+    Trigger,
+)
+from dataguardian.queues.definitions import SPECS, QueueName
+from dataguardian.queues.producer import NewJob
+
+LEASE = timedelta(seconds=60)
+RENEW_SECONDS = 10.0
+MANUAL_PRIORITY = 1
+SCHEDULED_PRIORITY = 10
+TRIES = SPECS[QueueName.BACKUP].attempts
+QUEUED_GRACE = timedelta(seconds=20)
+"""A queued row is left alone for so long before the reconciler asks the queue about it."""
+RECONCILE_BATCH = 500
+LIVE_STATES = frozenset({"waiting", "active", "delayed", "prioritized", "paused", "waiting-children"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An execution that is ours to carry out, with everything that the runner must know."""
+
+    execution_id: uuid.UUID
+    attempt: int
+    directory: str
+    earlier: tuple[str, ...]
+    job: BackupJob
+    datasource: Datasource
+    storage: StorageLocation
+
+
+@dataclass(frozen=True)
+class Failed:
+    """How an attempt ended badly. `transient`: the same may work a little later."""
+
+    message: str
+    stack: str = ""
+    code: str = "failed"
+    transient: bool = False
+
+
+def new_execution(job: BackupJob, storage_id: uuid.UUID | None, trigger: Trigger, now: datetime) -> BackupExecution:
+    """Returns a queued execution of a job, not yet stored."""
+    return BackupExecution(
+        id=new_id(now),
+        created_at=now,
+        updated_at=now,
+        job_id=job.id,
+        datasource_id=job.datasource_id,
+        storage_location_id=job.storage_location_id or storage_id,
+        status=ExecutionStatus.QUEUED,
+        trigger=trigger,
+        backup_type="full",
+        details={},
+        pinned=False,
+        attempt=0,
+        tries_left=TRIES,
+        enqueue_number=1,
+        cancel_requested=False,
+    )
+
+
+class Executions:
+    def __init__(self, context: Context, events: Events) -> None:
+        self._context = context
+        self._events = events
+
+    async def start(self, job_id: uuid.UUID) -> BackupExecution:
+        """Starts a job now. Raises NotFoundError, ConflictError naming the active execution, QueueUnavailableError."""
+        await self._context.queues.ping()
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            job = await JobRepository(session).get(job_id)
+            default = await StorageRepository(session).default()
+            if job.storage_location_id is None and default is None:
+                raise ConflictError(
+                    f"the job {job.name} has no storage location, and none is the default",
+                    hint="give the job a storage location, or make one the default",
+                )
+            row = new_execution(job, default.id if default else None, Trigger.MANUAL, now)
+            await ExecutionRepository(session).insert(row)
+        try:
+            await self.enqueue([row])
+        except QueueUnavailableError:
+            await self._take_back(row)
+            raise
+        return row
+
+    async def enqueue(self, rows: Sequence[BackupExecution]) -> None:
+        """Tells the queue of rows that were committed. The reconciler does it again for those that were lost here."""
+        jobs = [
+            NewJob(
+                queue_job_id(row),
+                {"id": str(row.id), "number": row.enqueue_number},
+                priority=MANUAL_PRIORITY if row.trigger is Trigger.MANUAL else SCHEDULED_PRIORITY,
+            )
+            for row in rows
+        ]
+        await self._context.queues.add_many(QueueName.BACKUP, jobs)
+
+    async def claim(self, execution_id: uuid.UUID, number: int) -> Claim | None:
+        """Takes an execution that the queue pointed at; None when there is nothing to do (stale, ended, cancelled)."""
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            row = await executions.find_locked(execution_id)
+            if row is None or row.enqueue_number != number or row.status is not ExecutionStatus.QUEUED:
+                return None
+            now = await server_time(session, self._context.clock)
+            if row.cancel_requested:
+                await self._end(session, row, ExecutionStatus.CANCELLED, now)
+                return None
+            job, datasource, storage = await self._parties(session, row)
+            attempt = row.attempt + 1
+            directory = attempt_directory(job.name, now, str(row.id), attempt)
+            earlier = await executions.directories_of(row.id)
+            await executions.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=LEASE)
+            await executions.change(row.id, attempt, now, attempt_path=directory, tries_left=row.tries_left - 1)
+            return Claim(row.id, attempt, directory, tuple(earlier), job, datasource, storage)
+
+    async def renew(self, claim: Claim) -> bool | None:
+        """Extends the lease; returns whether a cancel was asked for, None when the execution is no longer ours."""
+        async with self._context.db.write() as session:
+            now = await server_time(session, self._context.clock)
+            return await ExecutionRepository(session).renew(claim.execution_id, claim.attempt, now=now, lease=LEASE)
+
+    async def still_ours(self, claim: Claim) -> bool:
+        """Asked before the manifest is written; renews the lease, so that nobody takes over while it is."""
+        return await self.renew(claim) is False
+
+    async def complete(self, claim: Claim, result: dict[str, Any]) -> bool:
+        """Records a finished backup; False when the execution is no longer ours, and then nothing was written."""
+        manifest = result["manifest"]
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            row = await executions.locked(claim.execution_id)
+            ours = await executions.change(
+                claim.execution_id,
+                claim.attempt,
+                now,
+                status=ExecutionStatus.COMPLETED,
+                finished_at=now,
+                duration_seconds=round((now - (row.started_at or now)).total_seconds(), 3),
+                size_bytes=manifest["size_bytes"],
+                compressed_size_bytes=manifest["compressed_size_bytes"],
+                backup_path=result["directory"],
+                attempt_path=None,
+                checksum=manifest["checksum"],
+                details=_details(manifest, adopted=result["adopted"]),
+                error_message=None,
+                error_stack=None,
+                lease_until=None,
+                worker=None,
+            )
+            if not ours:
+                return False
+            await executions.add_chunks(claim.execution_id, result["chunks"], now)
+            await executions.forget_directory(claim.execution_id, result["directory"])
+            if result["adopted"]:
+                await executions.abandon(row, "adopted an earlier attempt", now)
+            pending = await self._tell_success(session, claim, manifest)
+        await self._events.dispatch(pending)
+        return True
+
+    async def fail(self, claim: Claim, failed: Failed) -> bool:
+        """Records an attempt that failed; returns whether the queue should try again."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            row = await executions.locked(claim.execution_id)
+            if row.attempt != claim.attempt or row.status is not ExecutionStatus.RUNNING:
+                return False
+            await executions.abandon(row, failed.code, now)
+            if failed.transient and row.tries_left > 0:
+                await executions.requeue(row, now, error_message=failed.message, error_stack=failed.stack)
+                return True
+            await self._end(session, row, ExecutionStatus.FAILED, now, failed)
+            pending = await self._tell_failure(session, row, claim.job.name, failed)
+        await self._events.dispatch(pending)
+        return False
+
+    async def cancelled(self, claim: Claim) -> None:
+        """Records that the runner ended on request."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row = await ExecutionRepository(session).locked(claim.execution_id)
+            if row.attempt == claim.attempt and row.status is ExecutionStatus.RUNNING:
+                await ExecutionRepository(session).abandon(row, "cancelled", now)
+                await self._end(session, row, ExecutionStatus.CANCELLED, now)
+
+    async def hand_back(self, claim: Claim) -> None:
+        """Gives an execution back at a shutdown: it is queued again, with the try that it did not get to use."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            row = await executions.locked(claim.execution_id)
+            if row.attempt == claim.attempt and row.status is ExecutionStatus.RUNNING:
+                await executions.abandon(row, "handed back at shutdown", now)
+                await executions.requeue(row, now, tries_left=row.tries_left + 1, bump=True)
+
+    async def cancel(self, execution_id: uuid.UUID) -> BackupExecution:
+        """Cancels a queued execution at once, and asks the worker of a running one to stop. Raises ConflictError."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            row = await executions.locked(execution_id)
+            if row.status not in ACTIVE:
+                raise ConflictError(f"this execution is {row.status} already", hint="only active ones can be cancelled")
+            if row.status is ExecutionStatus.QUEUED:
+                await self._end(session, row, ExecutionStatus.CANCELLED, now)
+            else:
+                await executions.change(row.id, row.attempt, now, cancel_requested=True)
+        await self._context.live.nudge(str(execution_id))
+        async with self._context.db.read() as session:
+            return await ExecutionRepository(session).get(execution_id)
+
+    async def pin(self, execution_id: uuid.UUID, *, pinned: bool) -> BackupExecution:
+        """Protects a backup from retention, or ends that."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row = await ExecutionRepository(session).locked(execution_id)
+            row.pinned, row.updated_at = pinned, now
+        return row
+
+    async def reconcile(self) -> int:
+        """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
+        return await self._requeue_dead() + await self._enqueue_lost()
+
+    async def _requeue_dead(self) -> int:
+        mended = 0
+        while True:
+            pending: list[Pending] = []
+            async with self._context.db.write() as session:
+                now = await server_time(session, self._context.clock)
+                executions = ExecutionRepository(session)
+                rows = await executions.dead(self._context.home_id, self._context.boot_id, now, RECONCILE_BATCH)
+                for row in rows:
+                    await executions.abandon(row, "its worker died", now)
+                    pending += await self._bury(session, row, now)
+            await self._events.dispatch(pending)
+            mended += len(rows)
+            if len(rows) < RECONCILE_BATCH:
+                return mended
+
+    async def _bury(self, session: AsyncSession, row: BackupExecution, now: datetime) -> list[Pending]:
+        if row.cancel_requested:
+            await self._end(session, row, ExecutionStatus.CANCELLED, now)
+            return []
+        if row.tries_left > 0:
+            await ExecutionRepository(session).requeue(row, now, bump=True)
+            return []
+        failed = Failed(f"its worker died, {row.attempt} times", code="worker_died")
+        await self._end(session, row, ExecutionStatus.FAILED, now, failed)
+        job = await JobRepository(session).find(row.job_id) if row.job_id else None
+        return await self._tell_failure(session, row, job.name if job else "a deleted job", failed)
+
+    async def _enqueue_lost(self) -> int:
+        """Asks the queue about every row that waits for long enough; re-enqueues, under a new number, what it lost."""
+        mended, after = 0, None
+        while True:
+            async with self._context.db.read() as session:
+                before = await server_time(session, self._context.clock) - QUEUED_GRACE
+                rows = await ExecutionRepository(session).waiting(before, after, RECONCILE_BATCH)
+            known = await self._context.queues.states(QueueName.BACKUP, [queue_job_id(row) for row in rows])
+            lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]
+            bumped = await self._bump(lost)
+            await self.enqueue(bumped)
+            mended += len(bumped)
+            if len(rows) < RECONCILE_BATCH:
+                return mended
+            after = rows[-1].id
+
+    async def _bump(self, rows: Sequence[BackupExecution]) -> list[BackupExecution]:
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            executions = ExecutionRepository(session)
+            return [row for row in rows if await executions.bump(row, now)]
+
+    async def _take_back(self, row: BackupExecution) -> None:
+        async with self._context.db.write() as session:
+            if (
+                current := await ExecutionRepository(session).find(row.id)
+            ) and current.status is ExecutionStatus.QUEUED:
+                await ExecutionRepository(session).delete(row.id)
+
+    async def _parties(
+        self, session: AsyncSession, row: BackupExecution
+    ) -> tuple[BackupJob, Datasource, StorageLocation]:
+        if row.job_id is None or row.storage_location_id is None:
+            raise NotFoundError("the job or the storage location of this execution is gone")
+        return (
+            await JobRepository(session).get(row.job_id),
+            await DatasourceRepository(session).get(row.datasource_id),
+            await StorageRepository(session).get(row.storage_location_id),
+        )
+
+    @staticmethod
+    async def _end(
+        session: AsyncSession,
+        row: BackupExecution,
+        status: ExecutionStatus,
+        now: datetime,
+        failed: Failed | None = None,
+    ) -> None:
+        row.status = status
+        row.finished_at = row.updated_at = now
+        row.duration_seconds = round((now - row.started_at).total_seconds(), 3) if row.started_at else None
+        row.lease_until = row.worker = row.attempt_path = None
+        if failed is not None:
+            row.error_message, row.error_stack = failed.message, failed.stack or None
+        await session.flush()
+
+    async def _tell_failure(
+        self, session: AsyncSession, row: BackupExecution, job_name: str, failed: Failed
+    ) -> list[Pending]:
+        return await self._events.emit(
+            session,
+            type=NotificationType.BACKUP_FAILED,
+            severity=Severity.CRITICAL,
+            entity_type=EntityType.BACKUP_JOB,
+            entity_id=row.job_id,
+            title=f"Backup of {job_name} failed",
+            message=failed.message,
+            metadata={"execution_id": str(row.id), "error": failed.code, "attempts": row.attempt},
+        )
+
+    async def _tell_success(self, session: AsyncSession, claim: Claim, manifest: dict[str, Any]) -> list[Pending]:
+        size, stored = format_size(manifest["size_bytes"]), format_size(manifest["compressed_size_bytes"])
+        return await self._events.emit(
+            session,
+            type=NotificationType.BACKUP_SUCCESS,
+            severity=Severity.INFO,
+            entity_type=EntityType.BACKUP_JOB,
+            entity_id=claim.job.id,
+            title=f"Backup of {claim.job.name} is complete",
+            message=f"{size} of {claim.datasource.name} became {stored} in {claim.storage.name}.",
+            metadata={"execution_id": str(claim.execution_id), "warnings": len(manifest["warnings"])},
+        )
+
+
+def queue_job_id(row: BackupExecution) -> str:
+    """An id that the queue has seen is dead for ever, so every enqueueing has its own."""
+    return f"{row.id}-{row.enqueue_number}"
+
+
+def _details(manifest: dict[str, Any], *, adopted: bool) -> dict[str, Any]:
+    """Returns what the row's `metadata` keeps of a manifest."""
+    stored = manifest["compressed_size_bytes"]
+    return {
+        "compression": manifest["compression"],
+        "compression_ratio": round(manifest["size_bytes"] / stored, 3) if stored else None,
+        "parts": manifest["parts"],
+        "server_version": manifest["server_version"],
+        "tools": manifest["tools"],
+        "streams": [
+            {key: stream[key] for key in ("directory", "name", "kind", "parts", "size_bytes", "stored_size_bytes")}
+            for stream in manifest["streams"]
+        ],
+        "warnings": manifest["warnings"],
+        "adopted": adopted,
+    }

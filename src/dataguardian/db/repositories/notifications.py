@@ -1,0 +1,92 @@
+"""Notifications, what is still to be delivered of them, settings, and the logs of executions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+
+from dataguardian.db.models import ExecutionLog, NotificationDelivery, NotificationRow, SystemSetting
+from dataguardian.db.repositories.base import Repository
+from dataguardian.domain.ids import new_id
+
+
+class NotificationRepository(Repository[NotificationRow]):
+    model = NotificationRow
+    noun = "notification"
+
+    async def mark_all_read(self, now: datetime) -> int:
+        """Marks every unread notification as read; returns how many there were."""
+        statement = update(NotificationRow).where(NotificationRow.read_at.is_(None)).values(read_at=now, updated_at=now)
+        return await self.changed(statement)
+
+
+class DeliveryRepository(Repository[NotificationDelivery]):
+    model = NotificationDelivery
+    noun = "delivery"
+
+    async def owed(self, before: datetime, limit: int) -> Sequence[NotificationDelivery]:
+        """Returns deliveries that are pending since before `before`: what a crash may have kept from the queue."""
+        statement = (
+            select(NotificationDelivery)
+            .where(NotificationDelivery.status == "pending", NotificationDelivery.updated_at <= before)
+            .order_by(NotificationDelivery.created_at)
+            .limit(limit)
+        )
+        return (await self.session.execute(statement)).scalars().all()
+
+
+class SettingRepository(Repository[SystemSetting]):
+    model = SystemSetting
+    noun = "setting"
+
+    async def value(self, key: str) -> dict[str, Any] | None:
+        statement = select(SystemSetting.value).where(SystemSetting.key == key)
+        return (await self.session.execute(statement)).scalars().first()
+
+    async def put(self, key: str, value: dict[str, Any], description: str, now: datetime) -> SystemSetting:
+        """Stores a setting, or changes the one that there is."""
+        statement = select(SystemSetting).where(SystemSetting.key == key).with_for_update()
+        row = (await self.session.execute(statement)).scalars().first()
+        if row is None:
+            row = SystemSetting(id=new_id(now), created_at=now, key=key)
+            self.session.add(row)
+        row.value, row.description, row.updated_at = value, description, now
+        await self.session.flush()
+        return row
+
+
+class LogRepository(Repository[ExecutionLog]):
+    model = ExecutionLog
+    noun = "log line"
+
+    async def append(self, owner_id: uuid.UUID, lines: Sequence[dict[str, Any]]) -> None:
+        """Adds lines ({created_at, level, message, details}) behind those that are there."""
+        last = select(func.coalesce(func.max(ExecutionLog.number), 0)).where(ExecutionLog.owner_id == owner_id)
+        number = (await self.session.execute(last)).scalar_one()
+        await self.session.execute(
+            insert(ExecutionLog),
+            [
+                {
+                    "id": new_id(line["created_at"]),
+                    "updated_at": line["created_at"],
+                    "owner_id": owner_id,
+                    "number": number + offset,
+                    **line,
+                }
+                for offset, line in enumerate(lines, start=1)
+            ],
+        )
+
+    async def after(self, owner_id: uuid.UUID, number: int, limit: int) -> Sequence[ExecutionLog]:
+        """Returns up to `limit` lines that follow line `number`, in order."""
+        statement = (
+            select(ExecutionLog)
+            .where(ExecutionLog.owner_id == owner_id, ExecutionLog.number > number)
+            .order_by(ExecutionLog.number)
+            .limit(limit)
+        )
+        return (await self.session.execute(statement)).scalars().all()

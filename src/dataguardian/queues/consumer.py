@@ -1,0 +1,130 @@
+"""Taking jobs out of a queue. Wraps BullMQ's worker, whose ways were measured (bullmq 3.4.4):
+
+* a processor from which a CancelledError escapes kills the worker without a word;
+* a worker that lost its server may stop for good: it is watched, and a dead one is replaced;
+* an exception means "try again by the queue's back-off", unless it is UnrecoverableError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+from bullmq import Job, Worker
+from bullmq.custom_errors import UnrecoverableError
+
+from dataguardian.queues.connection import worker_url
+from dataguardian.queues.definitions import SPECS, QueueName
+from dataguardian.queues.producer import QueueJob
+
+LOCK_MS = 30_000
+STALLED_MS = 10_000
+MAX_STALLED = 2
+RECONNECT_MS = 1_000
+WATCH_SECONDS = 2.0
+CLOSE_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+Processor = Callable[[QueueJob], Awaitable[None]]
+
+
+class TryAgain(Exception):  # noqa: N818 -- a verdict, not a defect
+    """Raised by a processor: the queue shall try this job again after its back-off."""
+
+
+class NoRetry(Exception):  # noqa: N818 -- a verdict, not a defect
+    """Raised by a processor: the job failed, and trying again is pointless."""
+
+
+class Consumer:
+    """Hands the jobs of one queue to `processor`, as many at once as the queue's definition says."""
+
+    def __init__(self, url: str, queue: QueueName, processor: Processor) -> None:
+        self._url = url
+        self._queue = queue
+        self._processor = processor
+        self._worker: Worker | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._busy: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._watch = asyncio.create_task(self._keep_running(), name=f"consumer of {self._queue}")
+
+    async def stop(self, grace_seconds: float, *, hurry: asyncio.Event) -> None:
+        """Takes no more work; waits for what runs, sets `hurry` when the grace is over, then waits for it to end."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._worker is not None:
+            self._worker.closing = True
+            if self._worker.waiting:
+                self._worker.waiting.cancel()
+        if self._busy:
+            await asyncio.wait(self._busy, timeout=grace_seconds)
+        hurry.set()
+        if self._busy:
+            await asyncio.wait(self._busy)
+        if self._worker is not None:
+            with contextlib.suppress(Exception):  # the queue server may be gone by now
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._worker.close(force=True)
+
+    async def _keep_running(self) -> None:
+        while True:
+            self._worker = self._new_worker()
+            running = asyncio.create_task(self._worker.run())
+            try:
+                while not running.done():
+                    await asyncio.wait({running}, timeout=WATCH_SECONDS)
+                error = running.exception() if not running.cancelled() else None
+                log.warning("queue worker ended, starting another", queue=self._queue.value, error=str(error or ""))
+            except asyncio.CancelledError:
+                return  # `stop` closes the worker
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _new_worker(self) -> Worker:
+        worker = Worker(
+            self._queue.value,
+            self._process,
+            {
+                "connection": worker_url(self._url),
+                "concurrency": SPECS[self._queue].concurrency,
+                "lockDuration": LOCK_MS,
+                "stalledInterval": STALLED_MS,
+                "maxStalledCount": MAX_STALLED,
+                "runRetryDelay": RECONNECT_MS,
+                "autorun": False,
+            },
+        )
+        worker.on("error", self._heard)
+        return worker
+
+    async def _process(self, job: Job, _token: str) -> None:
+        """Runs the processor in a task of its own, so that nothing that escapes it can reach BullMQ's loop."""
+        task = asyncio.create_task(self._guarded(QueueJob.of(job, self._queue, "active")))
+        self._busy.add(task)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            raise UnrecoverableError("stopped") from error
+        except NoRetry as verdict:
+            raise UnrecoverableError(str(verdict)) from verdict
+        finally:
+            if task.done():
+                self._busy.discard(task)
+            else:
+                task.add_done_callback(self._busy.discard)
+
+    async def _guarded(self, job: QueueJob) -> None:
+        try:
+            await self._processor(job)
+        except (TryAgain, NoRetry):
+            raise
+        except Exception:
+            log.exception("a queue job met a defect", queue=self._queue.value, job=job.id)
+            raise
+
+    def _heard(self, error: object, *_: object) -> None:
+        log.debug("queue worker error", queue=self._queue.value, error=str(error))
