@@ -26,7 +26,7 @@ from dataguardian.storage.retrying import Sleep, wrap
 MAX_PASSWORD_BYTES = 64 * 1024
 
 _LOOKS_LIKE_A_PATH = re.compile(r"(\.{0,2}|~)/")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,10 @@ def plan_backup(
     exclude: Iterable[str] = (),
 ) -> BackupPlan:
     """Returns the plan of a new execution; raises UsageError for text that a manifest cannot hold."""
-    if name is not None and (not name.strip() or _CONTROL.search(name)):
-        raise UsageError("a backup's name must be visible text on one line", hint="give --name, such as --name shop")
+    if name is not None and (not name.strip() or _NO_TEXT.search(name)):
+        raise UsageError(
+            "a backup's name must be visible text on one line, in UTF-8", hint="give --name, such as --name shop"
+        )
     try:
         return BackupPlan(
             execution_id=str(uuid4()),

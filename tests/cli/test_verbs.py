@@ -176,6 +176,9 @@ def test_names_that_are_no_text_survive(program: Program, tmp_path: Path) -> Non
     assert taken.code == 0, taken
     assert "/st%FF%20%23%26/" in taken.json["backup"]
     assert program.run("verify", "--deep", taken.json["backup"]).code == 0
+    assert program.run("restore", taken.json["backup"], f"files://{tmp_path}/all").code == 0
+    assert (tmp_path / "all" / "file\udcfe").read_text() == "odd"
+    program.backup(f"files://{tree}", "--exclude", "file\udcfe")
 
 
 def test_the_result_tells_the_next_commands(program: Program, shop: Path) -> None:

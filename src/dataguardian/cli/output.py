@@ -30,6 +30,7 @@ _BARE_SECRET_LENGTH = 8
 WIDTH_OF_A_PIPE = 160
 
 _secrets: list[str] = []
+_silenced: list[TextIO] = []
 
 
 def remember_secrets_of(arguments: Iterable[str]) -> None:
@@ -69,9 +70,14 @@ def console(*, error: bool = False) -> Console:
     """Returns the terminal of standard output or standard error; lines stay whole when it is a pipe or a file."""
     from rich.console import Console
 
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich would end the process here, in the middle of a backup; whoever prints decides instead."""
+            raise BrokenPipeError
+
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_PIPE
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return Terminal(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def show(*renderables: RenderableType) -> None:
@@ -114,7 +120,7 @@ def note(text: str) -> None:
 def fail(error: DataGuardianError, *, as_json: bool) -> None:
     """Tells an error: as one JSON object on standard output, or as a message and a hint on standard error."""
     notes: Sequence[str] = getattr(error, "__notes__", [])
-    if as_json:
+    if as_json and sys.stdout not in _silenced:
         show_json(_error_document(error, notes))
         return
     from rich.text import Text
@@ -153,6 +159,7 @@ def _written(stream: TextIO) -> Iterator[None]:
 
 def _silence(stream: TextIO) -> None:
     """Sends the rest nowhere, so that the interpreter's own flush at exit does not fail."""
+    _silenced.append(stream)
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
