@@ -104,7 +104,7 @@ def test_a_killed_sqlite_backup_ends_its_child(program: Program, big_shop: Path)
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
 def test_a_stopped_restore_leaves_the_target_alone(program: Program, big_shop: Path, signum: int) -> None:
-    """A signal in the middle of replacing a database: the old one is whole, and only kill -9 leaves a file beside it."""
+    """A signal in the middle of replacing a database: the old one stays whole, and only kill -9 leaves a file."""
     backup = program.backup(f"sqlite://{big_shop}", "--level", "1")["backup"]
     target = program.home / "target" / "live.db"
     target.parent.mkdir()
