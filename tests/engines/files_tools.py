@@ -1,6 +1,6 @@
 """Trees with everything that a file system can hold, and an independent way to compare two of them."""
 
-# ruff: noqa: PTH101, PTH102, PTH115, PTH118, PTH123, PTH208, PTH211 -- names that are not UTF-8 are bytes, which pathlib does not take
+# ruff: noqa: PTH101, PTH102, PTH115, PTH118, PTH123, PTH211 -- names that are not UTF-8 are bytes, which pathlib does not take
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ class Tar:
         """Returns the argv that writes `source` to standard output.
 
         pax format carries names, sizes, owners and nanoseconds without limits. POSIX ACLs travel as the extended
-        attributes that they are; `--acls` would cost a third of tar's run on small files (docs/architecture.md).
+        attributes that they are: `--acls` costs 0.5 s more on 100,000 small files, of 1.7 s in all. Records of
+        128 KiB save a quarter over tar's own 10 KiB; bigger ones save nothing more and pad small archives.
         """
         argv: list[str | bytes] = [
             *(self.path, "--create", "--file=-", "--format=posix", "--blocking-factor=256"),
