@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ from dataguardian.engines.base import DumpOptions, RestoreOptions
 from dataguardian.engines.postgres import PostgresEngine, validate
 from dataguardian.engines.registry import build_engine, engine_config
 from dataguardian.engines.tools import ToolSet
+from tests.conftest import require_tool
 from tests.servers import PASSWORD, PostgresServer, free_port
 
 EVERYTHING = Path(__file__).with_name("everything.sql").read_text(encoding="utf-8")
@@ -562,6 +565,25 @@ def test_older_into_newer_and_not_back(postgres16: PostgresServer, postgres18: P
     assert "from18" not in postgres16.databases()
 
 
+def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only newer clients are installed, what they write for newer servers is left out on the way back."""
+    newer = [tools for tools in _postgres_tools.installed_sets() if tools.major == 17]
+    monkeypatch.setattr(_postgres_tools, "installed_sets", lambda: newer)
+    name = sample(postgres16)
+    postgres16.execute(name, "SELECT lo_from_bytea(7, 'blob')", "CREATE UNIQUE INDEX ON t (id)")
+    (stream,) = dump(postgres16.url(name))
+    restore(postgres16.url(f"{name}_copy"), [stream])
+    assert checksums(postgres16, f"{name}_copy") == checksums(postgres16, name)
+    stream.damaged_after = 3
+    with pytest.raises(DamagedPartError):
+        restore(postgres16.url(f"{name}_x"), [stream])
+    stream.damaged_after = None
+    stream.data = stream.data.replace(b"CREATE UNIQUE INDEX", b"CREATE UNIQUE ENDIX")
+    with pytest.raises(RestoreFailedError, match="syntax error"):
+        restore(postgres16.url(f"{name}_x"), [stream])
+    assert leftovers(postgres16) == set()
+
+
 def test_no_client_new_enough(postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With only older clients the error says which were found and what to install."""
     old = ToolSet("/nowhere", "15.4", {})
@@ -647,3 +669,32 @@ def test_statements_are_split_where_they_end() -> None:
     assert 'a;"b' in found[0][1]
     assert "no" not in found[1][1]
     assert list(itertools.chain.from_iterable(names for _, names in found)).count("x") == 2
+
+
+def test_tls(fresh_postgres: Any, tmp_path: Path) -> None:
+    """A server that insists on TLS is dumped and restored with its certificate checked."""
+    openssl = require_tool("openssl")
+    server = fresh_postgres(17)
+    data = server.folder / "data"
+    key, certificate = tmp_path / "server.key", tmp_path / "server.crt"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    new = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*new, *subject], check=True, capture_output=True)
+    owner = data.stat()
+    for path in (key, certificate):
+        (data / path.name).write_bytes(path.read_bytes())
+        (data / path.name).chmod(0o600)
+        os.chown(data / path.name, owner.st_uid, owner.st_gid)
+    (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+    server.execute("postgres", "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+    limit = time.monotonic() + 30
+    while engine(server.url("postgres") + "?sslmode=require").check().status != "ok" and time.monotonic() < limit:
+        time.sleep(0.1)
+    name = server.database("CREATE TABLE t AS SELECT 1 AS x")
+    verified = f"?sslmode=verify-full&sslrootcert={certificate}"
+    streams = dump(server.url(name) + verified)
+    restore(server.url(f"{name}_copy") + verified, streams)
+    assert server.execute(f"{name}_copy", "TABLE t") == [(1,)]
+    with pytest.raises(AuthenticationError):
+        dump(server.url(name) + "?sslmode=disable")
+    assert _postgres_tools.tools_for(17, "TLS", tls=True).major == 17

@@ -8,44 +8,35 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from dataguardian.domain.errors import (
     DataGuardianError,
-    DiskFullError,
-    MissingToolError,
     RestoreFailedError,
     TargetInUseError,
     UsageError,
 )
 from dataguardian.engines import _postgres_properties as properties
-from dataguardian.engines._postgres_config import MAX_NAME_BYTES, child_environment, connection_string
+from dataguardian.engines._postgres_config import MAX_NAME_BYTES, child_environment
 from dataguardian.engines._postgres_globals import Globals
+from dataguardian.engines._postgres_load import Load
 from dataguardian.engines._postgres_server import Server, scalar
 from dataguardian.engines._postgres_settings import Head, Setting
 from dataguardian.engines._postgres_target import Target, look_at
 from dataguardian.engines._postgres_tools import tools_for
 from dataguardian.engines.base import RestoreStream
-from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 
 if TYPE_CHECKING:
     from dataguardian.engines._postgres_server import Connection
 
 _END_SESSIONS_SECONDS = 15.0
+_LINGER_SECONDS = 2.0
 _SESSIONS = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
 _TERMINATE = """
 SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
 WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()
 """
-_HINTS = (
-    (re.compile(r'role "(.*)" does not exist'), "create role {0} first, or restore the whole cluster with its globals"),
-    (re.compile(r'extension "(.*)" is not available'), "install extension {0} on the target server"),
-    (re.compile(r'tablespace "(.*)" does not exist'), "create tablespace {0} first"),
-    (re.compile(r"permission denied|must be (?:owner|superuser)"), "restore as a superuser or as the objects' owner"),
-    (re.compile(r"(?i)invalid (?:lc_|locale)|locale .* not|encoding"), "install the source's locale on the server"),
-    (re.compile(r"terminating connection|server closed the connection"), "see the server's log, then restore again"),
-)
 
 
 @dataclass
@@ -66,6 +57,7 @@ class Restoration:
     drop_existing: bool
     warnings: list[str] = field(default_factory=list)
     _ready: list[_Beside] = field(default_factory=list)
+    _closed: list[str] = field(default_factory=list)
     _globals: Globals | None = None
     _helper: str | None = None
 
@@ -107,9 +99,8 @@ class Restoration:
         name = self.database or stream.name
         with self._connect() as connection:
             target = look_at(connection, self.server, name)
-            version = connection.info.server_version // 10000
+            tools = _tools_for(stream, connection)
         target.check(drop_existing=self.drop_existing)
-        tools = _tools_for(stream, version)
         if target.in_place:
             self._restore_in_place(stream, rest, tools)
         else:
@@ -118,7 +109,7 @@ class Restoration:
     def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: ToolSet) -> None:
         """For a role that may not create databases: all or nothing in one transaction."""
         chunks = _with_last_one_held_back(stream.chunks(), rest)
-        self._pg_restore(stream, str(self.database), chunks, tools, "--single-transaction")
+        self._load(stream, str(self.database), chunks, tools, one_transaction=True)
 
     def _restore_beside(self, stream: RestoreStream, target: Target, tools: ToolSet) -> None:
         beside = _Beside(target, _temporary_name(target.name, "dg"), _temporary_name(target.name, "old"))
@@ -129,7 +120,7 @@ class Restoration:
             properties.empty_out(connection, stream.metadata)
         head = Head()
         chunks = head.keep(stream.chunks()) if stream.metadata.get("settings") else stream.chunks()
-        self._pg_restore(stream, beside.temporary, chunks, tools)
+        self._load(stream, beside.temporary, chunks, tools)
         self._give_properties(stream, beside, head, tools)
 
     def _give_properties(self, stream: RestoreStream, beside: _Beside, head: Head, tools: ToolSet) -> None:
@@ -152,15 +143,26 @@ class Restoration:
                 )
             ]
 
-    def _pg_restore(
-        self, stream: RestoreStream, database: str, chunks: Iterable[bytes], tools: ToolSet, *options: str
+    def _load(
+        self,
+        stream: RestoreStream,
+        database: str,
+        chunks: Iterable[bytes],
+        tools: ToolSet,
+        *,
+        one_transaction: bool = False,
     ) -> None:
-        argv = [tools.path("pg_restore"), "--exit-on-error", "--no-password", *options]
-        argv.append(f"--dbname={connection_string(database)}")
-        with ChildProcess(argv, env=child_environment(self.server.config), stdin=True, stdbuf=True) as child:
-            feed(child, chunks)
-            if child.wait() != 0:
-                _refuse(child, stream, self.database or stream.name)
+        with self._connect() as connection:
+            server_major = connection.info.server_version // 10000
+        load = Load(
+            stream=stream.name,
+            database=database,
+            shown_as=self.database or stream.name,
+            tools=tools,
+            environment=child_environment(self.server.config),
+            one_transaction=one_transaction,
+        )
+        (load.by_script if tools.major > server_major else load.directly)(chunks)
 
     def _swap(self) -> None:
         """Renames everything in one transaction: either all databases are the restored ones, or none is."""
@@ -182,23 +184,25 @@ class Restoration:
 
     def _close(self, connection: Connection, name: str) -> None:
         """Admits nobody new to the database and ends its sessions; raises TargetInUseError."""
+        self._closed.append(name)
         _alter(connection, name, "ALLOW_CONNECTIONS false")
-        limit = time.monotonic() + _END_SESSIONS_SECONDS
+        limit = time.monotonic() + (_END_SESSIONS_SECONDS if self.drop_existing else _LINGER_SECONDS)
         while scalar(connection, _SESSIONS, name):
-            if not self.drop_existing or time.monotonic() > limit:
+            if time.monotonic() > limit:
                 raise TargetInUseError(
                     f"somebody works with database {name!r} at {self.server.place}",
                     hint="end the sessions, or give --drop-existing, which ends them",
                 )
-            scalar(connection, _TERMINATE, name)
+            if self.drop_existing:
+                scalar(connection, _TERMINATE, name)
             time.sleep(0.05)
 
     def _undo(self) -> None:
         """Leaves the server as it was found; what cannot be undone is a warning, the first error stays the error."""
         with self._noted("undoing the restore"), self._connect() as connection:
-            for beside in self._existing():
-                with self._noted(f"opening database {beside.target.name!r} again"):
-                    _alter(connection, beside.target.name, "ALLOW_CONNECTIONS true")
+            for name in self._closed:
+                with self._noted(f"opening database {name!r} again"):
+                    _alter(connection, name, "ALLOW_CONNECTIONS true")
             for beside in self._ready:
                 with self._noted(f"removing database {beside.temporary!r}"):
                     _drop(connection, beside.temporary)
@@ -232,24 +236,6 @@ class Restoration:
             self.warnings.append(f"{what} failed: {error.message}")
 
 
-def feed(child: ChildProcess, chunks: Iterable[bytes]) -> None:
-    """Writes all chunks and closes the input. A child that stops reading is not an error here: its exit code tells,
-    and chunks are only drawn on when that code is good.
-    """
-    reading = True
-    for chunk in chunks:
-        if not reading:
-            continue
-        try:
-            child.write(chunk)
-        except BrokenPipeError:
-            reading = False
-            if child.wait() != 0:
-                return
-    if reading:
-        child.close_stdin()
-
-
 def _with_last_one_held_back(chunks: Iterator[bytes], rest: Iterator[RestoreStream]) -> Iterator[bytes]:
     """pg_restore commits as soon as it has read the archive's last block, so that comes only when all is known
     to be sound.
@@ -264,8 +250,9 @@ def _with_last_one_held_back(chunks: Iterator[bytes], rest: Iterator[RestoreStre
     yield last
 
 
-def _tools_for(stream: RestoreStream, server_major: int) -> ToolSet:
+def _tools_for(stream: RestoreStream, connection: Connection) -> ToolSet:
     """Returns clients that can read the stream's archive and speak to the server; refuses an older server."""
+    server_major = connection.info.server_version // 10000
     dumped, client = (_major(stream.metadata.get(key), server_major) for key in ("server_version", "client_version"))
     if dumped > server_major:
         raise UsageError(
@@ -273,31 +260,13 @@ def _tools_for(stream: RestoreStream, server_major: int) -> ToolSet:
             hint=f"restore into PostgreSQL {dumped} or newer",
             database=stream.name,
         )
-    return tools_for(max(client, server_major), f"restoring {stream.name!r}")
+    tls = connection.pgconn.ssl_in_use
+    return tools_for(max(client, server_major), f"restoring {stream.name!r}", tls=tls)
 
 
 def _major(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may hold anything
     digits = re.match(r"\d+", str(version or ""))
     return int(digits[0]) if digits else default
-
-
-def _refuse(child: ChildProcess, stream: RestoreStream, database: str) -> NoReturn:
-    text = without_data(child.stderr_text)
-    if "unsupported version" in text:
-        raise MissingToolError(f"stream {stream.name!r}: {text}", hint="install newer PostgreSQL client programs")
-    if "No space left on device" in text:
-        raise DiskFullError(
-            f"restoring database {database!r}: {text}", hint="make room where the server keeps its data"
-        )
-    matches = ((pattern.search(text), hint) for pattern, hint in _HINTS)
-    hint = next((hint.format(*match.groups()) for match, hint in matches if match), "")
-    raise RestoreFailedError(f"restoring database {database!r}: {text or 'pg_restore failed'}", hint=hint)
-
-
-def without_data(text: str) -> str:
-    """Returns pg_restore's words without the failed command and the row, which may hold secrets."""
-    text = text.split("\nCommand was:", maxsplit=1)[0]
-    return re.sub(r'(CONTEXT: +COPY [^\n]*?): "[^\n]*', r"\1", text).strip()
 
 
 def _temporary_name(name: str, mark: str) -> str:

@@ -37,6 +37,10 @@ _DATABASE = """
 SELECT pg_catalog.pg_get_userbyid(datdba), datallowconn, pg_catalog.pg_has_role(datdba, 'USAGE')
 FROM pg_catalog.pg_database WHERE datname = %s
 """
+_SESSIONS = """
+SELECT count(*) FROM pg_catalog.pg_stat_activity
+WHERE datname = %s AND backend_type = 'client backend' AND application_name <> 'dataguardian'
+"""
 _ROLE = "SELECT rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user"
 _SUBSCRIPTION = """
 SELECT subname FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
@@ -62,6 +66,7 @@ class Target:
     in_place: bool
     allowed: bool
     held_by: str | None
+    sessions: int = 0
 
     def check(self, *, drop_existing: bool) -> None:
         """Raises TargetNotEmptyError, NotAllowedError or TargetInUseError when the restore must not begin."""
@@ -76,6 +81,11 @@ class Target:
                 f"the connecting role may not create and rename databases at {self.place}",
                 hint=f"ALTER ROLE … CREATEDB, or create database {self.name!r} empty and restore into it",
             )
+        if self.sessions and not drop_existing and not self.in_place:
+            raise TargetInUseError(
+                f"{self.sessions} sessions work with database {self.name!r} at {self.place}",
+                hint="end them, or give --drop-existing, which ends them",
+            )
         if self.held_by and not self.in_place:
             raise TargetInUseError(
                 f"database {self.name!r} at {self.place} is held by {self.held_by}", hint="end it, then restore again"
@@ -89,10 +99,11 @@ def look_at(connection: Connection, server: Server, name: str) -> Target:
     if row is None:
         return Target(name, server.place, False, True, None, False, bool(creates), None)
     owner, connectable, is_ours = row
+    sessions = scalar(connection, _SESSIONS, name)
     empty = bool(connectable) and is_empty(server, name)
     allowed = bool(creates and is_ours)
     held_by = _held_by(connection, name)
-    return Target(name, server.place, True, empty, owner, empty and not allowed, allowed, held_by)
+    return Target(name, server.place, True, empty, owner, empty and not allowed, allowed, held_by, sessions)
 
 
 def is_empty(server: Server, name: str) -> bool:

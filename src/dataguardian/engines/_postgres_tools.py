@@ -7,9 +7,12 @@ settings that an older server does not know. So: the oldest release that is not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.engines.base import ClientProgram
+from dataguardian.engines.processes import run_child
 from dataguardian.engines.tools import ToolSet, find_sets
 
 PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall", "psql")
@@ -23,13 +26,17 @@ def installed_sets() -> list[ToolSet]:
     return find_sets(PROGRAMS, patterns=_PATTERNS, wheels=_WHEELS)
 
 
-def tools_for(major: int, what: str) -> ToolSet:
-    """Returns the oldest set not older than `major`; `what` needs it. Raises MissingToolError."""
-    found = installed_sets()
+def tools_for(major: int, what: str, *, tls: bool = False) -> ToolSet:
+    """Returns the oldest set not older than `major`; `what` needs it. Raises MissingToolError.
+
+    `tls` says that the server is spoken to with TLS, which not every build can.
+    """
+    found = [tools for tools in installed_sets() if not tls or _speaks_tls(tools.folder)]
     fitting = [tools for tools in found if tools.major >= major]
     if not fitting:
         raise MissingToolError(
-            f"{what} needs the PostgreSQL client programs of release {major} or newer; {_listed(found)}",
+            f"{what} needs the PostgreSQL client programs of release {major} or newer{' with TLS' * tls};"
+            f" {_listed(found)}",
             hint=f"{install_command(major)}, or put the folder that holds them on PATH",
             needed=major,
         )
@@ -57,6 +64,16 @@ def client_programs() -> list[ClientProgram]:
         for tools in found
         for name, path in tools.programs.items()
     ]
+
+
+@cache
+def _speaks_tls(folder: str) -> bool:
+    """Asks pg_config how the set was built; Debian's clients come without pg_config and with TLS."""
+    program = Path(folder) / "pg_config"
+    if not program.exists():
+        return True
+    code, output, _ = run_child([str(program), "--configure"])
+    return code != 0 or b"ssl" in output
 
 
 def _listed(found: Sequence[ToolSet]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataguardian.domain.errors import (
     AuthenticationError,
@@ -22,8 +22,9 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines._postgres_config import PostgresConfig, child_environment
 from dataguardian.engines._postgres_dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
+from dataguardian.engines._postgres_load import feed, without_data
 from dataguardian.engines._postgres_properties import capture
-from dataguardian.engines._postgres_restore import Restoration, feed, without_data
+from dataguardian.engines._postgres_restore import Restoration
 from dataguardian.engines._postgres_server import Server, scalar, version_text
 from dataguardian.engines._postgres_target import look_at
 from dataguardian.engines._postgres_tools import client_programs, newest_tools, tools_for
@@ -41,6 +42,9 @@ from dataguardian.engines.base import (
 )
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
+
+if TYPE_CHECKING:
+    from dataguardian.engines._postgres_server import Connection
 
 PROBE_SECONDS = 5
 
@@ -98,7 +102,8 @@ class PostgresEngine(Engine):
         targets = self._targets(list(streams))
         avoid = frozenset(targets) if self._config.database is not None else frozenset()
         with self._server.connect(self._server.maintenance_database(avoid)) as connection:
-            tools_for(connection.info.server_version // 10000, f"restoring to {self._server.place}")
+            major, tls = connection.info.server_version // 10000, connection.pgconn.ssl_in_use
+            tools_for(major, f"restoring to {self._server.place}", tls=tls)
             for name in targets:
                 target = look_at(connection, self._server, name)
                 target.check(drop_existing=options.drop_existing)
@@ -139,7 +144,7 @@ class PostgresEngine(Engine):
 
     def _dump_of(self, name: str) -> DatabaseDump:
         with self._server.connect(name, error=DumpFailedError) as connection:
-            tools = self._meet(connection.info.server_version)
+            tools = self._meet(connection)
             size_hint_bytes = scalar(connection, _DUMP_SIZE)
             metadata = capture(connection) | self._versions(tools)
         return DatabaseDump(
@@ -149,7 +154,7 @@ class PostgresEngine(Engine):
     def _dump_of_globals(self) -> GlobalsDump:
         database = self._server.maintenance_database()
         with self._server.connect(database, error=DumpFailedError) as connection:
-            tools = self._meet(connection.info.server_version)
+            tools = self._meet(connection)
             passwords = scalar(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
             left_out = [row[0] for row in connection.execute(_LEFT_OUT)]
         environment = child_environment(self._config)
@@ -157,10 +162,12 @@ class PostgresEngine(Engine):
         dump.warnings += [f"database {name!r} admits no connections and is not in the backup" for name in left_out]
         return dump
 
-    def _meet(self, version: int) -> ToolSet:
+    def _meet(self, connection: Connection) -> ToolSet:
         """Remembers the server's version and returns the clients that fit it."""
+        version = connection.info.server_version
         self.server_version = version_text(version)
-        tools = tools_for(version // 10000, f"the server at {self._server.place} (release {self.server_version})")
+        what = f"the server at {self._server.place} (release {self.server_version})"
+        tools = tools_for(version // 10000, what, tls=connection.pgconn.ssl_in_use)
         names = (
             ("pg_dump", "pg_restore") if self._config.database is not None else ("pg_dump", "pg_restore", "pg_dumpall")
         )
