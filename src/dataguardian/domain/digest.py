@@ -11,7 +11,8 @@ from dataguardian.domain.clock import to_iso
 from dataguardian.domain.notifications import Notification, rank
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 
-MAX_LINES = 100
+MAX_LINES = 80
+"""Lines of the longest title fit into the longest message."""
 
 _NAMESPACE = UUID("6f0f3c0e-5d1b-5c39-9e0e-3f6c2f1c7a55")
 

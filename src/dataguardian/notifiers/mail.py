@@ -285,7 +285,7 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-_EXAMPLE = "smtp://user:password@mail.example.com:587?from=backup@example.com&to=ops@example.com"
+_EXAMPLE = "smtp://user:password@mail.example.com:587?from=backup%40example.com&to=ops%40example.com"
 
 ADAPTER = NotifierAdapter(
     type="email", schemes=("smtp", "smtps"), example=_EXAMPLE, config=MailConfig, build=MailNotifier

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 from dataguardian.domain.routing import NotificationSettings
 from dataguardian.domain.urls import Url
@@ -15,6 +16,11 @@ NOTIFIERS = Registry("dataguardian.notifiers", "notifier", NotifierAdapter)
 
 def notifier_config(url: Url) -> NotifierConfig:
     return cast(NotifierConfig, NOTIFIERS.config_from_url(url))
+
+
+def channel_config(document: Mapping[str, Any]) -> NotifierConfig:
+    """Builds a channel's configuration from its JSON form; raises UsageError that repeats no value."""
+    return cast(NotifierConfig, NOTIFIERS.config(document))
 
 
 def build_notifier(config: NotifierConfig) -> Notifier:

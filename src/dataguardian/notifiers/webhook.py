@@ -12,6 +12,7 @@ import hmac
 import http.client
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -98,7 +99,7 @@ class WebhookConfig(NotifierConfig):
     def from_url(cls, url: Url) -> Self:
         """Takes the address whole, its query included: the other fields are not set by an address."""
         try:
-            return cls.model_validate({"url": _with_password(url)})
+            return cls.model_validate({"url": _complete(url)})
         except ValidationError as error:
             reason = error.errors(include_input=False, include_url=False)[0]["msg"]
             raise UsageError(f"wrong web hook address: {reason}", hint=f"write it like {_EXAMPLE}") from error
@@ -186,14 +187,19 @@ class _Connection(http.client.HTTPConnection):
             self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
 
 
-def _with_password(url: Url) -> str:
-    """Returns the address whole, as the server is to get it."""
-    text = str(url)
-    if url.password is None:
-        return text
-    name = quote(url.username or "", safe="")
-    password = quote(url.password.get_secret_value(), safe="")
-    return text.replace(f"://{name}@", f"://{name}:{password}@", 1)
+def _complete(url: Url) -> str:
+    """Returns the address as the server is to get it, secrets included, which `str` leaves out."""
+    bare = str(replace(url, username=None, password=None, query={}))
+    scheme, _, rest = bare.partition("://")
+    query = "&".join(f"{quote(key, safe='')}={quote(value, safe='/')}" for key, value in url.query.items())
+    return f"{scheme}://{_login(url)}{rest}" + (f"?{query}" if query else "")
+
+
+def _login(url: Url) -> str:
+    if url.username is None:
+        return ""
+    password = "" if url.password is None else f":{quote(url.password.get_secret_value(), safe='')}"
+    return f"{quote(url.username, safe='')}{password}@"
 
 
 _EXAMPLE = "https://hooks.example.com/backups"
