@@ -66,14 +66,15 @@ class Schedule:
 
     def next_after(self, moment: datetime) -> datetime:
         """Returns the first run strictly after `moment`; raises UsageError when there is none in the next 50 years."""
-        start = self._reading(moment) - self._setback(moment)
-        # Either occurrence of a repeated reading comes in the order of the readings, the two together do not.
-        return min(self._first_after(moment, start, fold) for fold in self._folds())
+        reading, setback = self._reading(moment), self._setback(moment)
+        # First showings (fold 0) come in the order of their readings and so do last ones (fold 1), but not both
+        # together; only a last showing can be later than `moment` although its reading is earlier.
+        return min(self._first_after(moment, reading - fold * setback, fold) for fold in self._folds())
 
     def previous_before(self, moment: datetime) -> datetime:
         """Returns the last run strictly before `moment`; raises UsageError when there was none in 50 years."""
-        start = self._reading(moment) + self._setback(moment - _DAY)
-        return max(self._last_before(moment, start, fold) for fold in self._folds())
+        reading, setback = self._reading(moment), self._setback(moment - _DAY)
+        return max(self._last_before(moment, reading + (1 - fold) * setback, fold) for fold in self._folds())
 
     def upcoming(self, moment: datetime, count: int) -> list[datetime]:
         """Returns the next `count` runs after `moment`, earliest first."""
