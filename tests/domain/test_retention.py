@@ -171,6 +171,8 @@ def test_a_backup_from_the_future_is_kept_flagged_and_pushes_nothing_out() -> No
     assert decisions["2026-11-23"].reasons == ("last", "newest_good")
     assert decisions["2026-11-23"].expires_on == date(2031, 1, 1)
     assert not decisions["2026-11-22"].keep
+    same_week = plan([backup("2026-11-25"), *nightly(1)])["2026-11-23"]
+    assert same_week.reasons == ("daily", "weekly", "monthly", "last", "newest_good")
     assert plan([backup("9999-12-31")])["9999-12-31"].expires_on is None
 
 
