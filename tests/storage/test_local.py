@@ -9,7 +9,7 @@ import resource
 import stat
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.domain.sizes import MIB
 from dataguardian.domain.urls import Url, parse_url
-from dataguardian.storage import posix
 from dataguardian.storage.base import PROBE_PREFIX, Storage
 from dataguardian.storage.local import STALE_SECONDS, TEMPORARY_PREFIX, LocalConfig, LocalStorage
 from dataguardian.storage.registry import build_storage, storage_config
@@ -138,7 +137,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, *, times: i
         return real(*args, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(posix.os, name, call)
+        patch.setattr(os, name, call)
         yield
     assert left == [0], "the fault never fired"
 
@@ -214,7 +213,12 @@ def test_a_read_only_root_can_be_read(storage: Storage, root: Path) -> None:
         with bound_by_permissions():
             assert storage.get("a/b", 1) == b"x"
             assert listed(storage) == {"a/b": 1}
-            for call in (lambda: storage.put("c", b"x"), lambda: storage.delete("a/b"), storage.check):
+            calls: list[Callable[[], object]] = [
+                lambda: storage.put("c", b"x"),
+                lambda: storage.delete("a/b"),
+                storage.check,
+            ]
+            for call in calls:
                 with pytest.raises(StorageDeniedError) as caught:
                     call()
                 assert "chown" in caught.value.hint
@@ -245,9 +249,10 @@ def test_links_inside_the_root_are_not_followed(storage: Storage, root: Path, tm
                 call()
         with pytest.raises(StorageDeniedError):
             storage.delete(path)
-    for call in (lambda: storage.put("folder/new", b"x"), lambda: list(storage.list("folder"))):
-        with pytest.raises(StorageDeniedError, match="link"):
-            call()
+    with pytest.raises(StorageDeniedError, match="link"):
+        storage.put("folder/new", b"x")
+    with pytest.raises(StorageDeniedError, match="link"):
+        list(storage.list("folder"))
     storage.put("real/object", b"replaces the link itself")
     assert listed(storage) == {"real/x": 1, "real/object": 24}
     assert list(storage.folders()) == ["real"]
@@ -346,7 +351,7 @@ def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch, storage: St
         return counts[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(posix.os, "write", write)
+        patch.setattr(os, "write", write)
         storage.put("a", bytes(range(256)) * 10)
     assert counts == [1000, 1000, 560]
     assert storage.get("a", 2560) == bytes(range(256)) * 10
@@ -357,10 +362,28 @@ def test_short_reads_are_continued(monkeypatch: pytest.MonkeyPatch, storage: Sto
     real = os.read
     storage.put("a", bytes(range(256)) * 10)
     with monkeypatch.context() as patch:
-        patch.setattr(posix.os, "read", lambda fd, room: real(fd, min(room, 1000)))
+        patch.setattr(os, "read", lambda fd, room: real(fd, min(room, 1000)))
         assert storage.get("a", 2560) == bytes(range(256)) * 10
         with pytest.raises(IntegrityError):
             storage.get("a", 2559)
+
+
+def test_an_object_that_grows_while_it_is_read_is_found(
+    monkeypatch: pytest.MonkeyPatch, storage: Storage, root: Path
+) -> None:
+    """The bound holds for what is read, not only for what the file's size was."""
+    real = os.read
+    storage.put("a", bytes(10))
+
+    def read(fd: int, room: int) -> bytes:
+        with (root / "a").open("ab") as file:
+            file.write(bytes(100))
+        return real(fd, room)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", read)
+        with pytest.raises(IntegrityError):
+            storage.get("a", 10)
 
 
 def test_everything_is_synced_before_put_returns(monkeypatch: pytest.MonkeyPatch, storage: Storage, root: Path) -> None:
@@ -372,7 +395,7 @@ def test_everything_is_synced_before_put_returns(monkeypatch: pytest.MonkeyPatch
         synced.append(os.path.relpath(Path(f"/proc/self/fd/{fd}").readlink(), root))
         real(fd)
 
-    monkeypatch.setattr(posix.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     storage.put("a/b/1", b"x")
     assert synced[0].startswith(TEMPORARY_PREFIX)
     assert synced[1:] == ["a/b", ".", "a"]
@@ -397,7 +420,7 @@ def test_a_file_system_that_cannot_sync_folders_is_used_all_the_same(
             raise OSError(errno.EINVAL, "Invalid argument")
         real(fd)
 
-    monkeypatch.setattr(posix.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     storage.put("a/b", b"x")
     assert refused
     assert storage.get("a/b", 1) == b"x"
