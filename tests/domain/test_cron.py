@@ -223,6 +223,7 @@ def test_a_schedule_says_in_words_when_it_runs() -> None:
     """The sentence comes from cronsim, with its ordinals put right, and names the zone."""
     assert parse_schedule("30 2 * * *", "Europe/Berlin").describe() == "At 02:30 every day (Europe/Berlin)"
     assert "the 31st day" in parse_schedule("0 0 31 * *", "UTC").describe()
+    assert "Every 41st minute" in parse_schedule("*/41 * * * *", "UTC").describe()
     assert "the 11th, the 22nd, and the 23rd day" in parse_schedule("0 0 11,22,23 * *", "UTC").describe()
 
 

@@ -23,6 +23,7 @@ runs where a zone shifts by half an hour; we do not).
 from __future__ import annotations
 
 import difflib
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _ALIASES = {
 _HINT = (
     "five fields: minute hour day-of-month month day-of-week, such as '30 2 * * *' or '0 */6 * * MON-FRI', or @daily"
 )
+_ORDINALS = {"1": "1st", "2": "2nd", "3": "3rd"}
 _LONGEST_EXPRESSION = 500
 _FIELDS = 5
 _DAY = timedelta(days=1)
@@ -94,9 +96,8 @@ class Schedule:
     def describe(self) -> str:
         """Returns a short sentence, such as `At 02:30 every day (Europe/Berlin)`."""
         sentence = CronSim(self.fields, _REFERENCE).explain()
-        for wrong, right in (("1th", "1st"), ("2th", "2nd"), ("3th", "3rd")):
-            # cronsim 2.8 writes 21th, 22th, 23th and 31th; 11th to 13th are right.
-            sentence = sentence.replace(f"2{wrong}", f"2{right}").replace(f"3{wrong}", f"3{right}")
+        # cronsim 2.8 writes 21th and 52th; 11th to 13th are right.
+        sentence = re.sub(r"\b([2-5])([123])th\b", lambda found: found[1] + _ORDINALS[found[2]], sentence)
         return f"{sentence} ({self.timezone})"
 
     def _folds(self) -> tuple[int, ...]:
