@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dataguardian.domain.errors import NotifierRejectedError, NotifierTransientError, UsageError
+from dataguardian.domain.errors import NotifierError, NotifierRejectedError, NotifierTransientError, UsageError
 from dataguardian.domain.urls import parse_url
 from dataguardian.notifiers.mail import MailConfig, MailNotifier, compose
 from tests.notifiers import peers
@@ -204,6 +204,24 @@ def test_a_handshake_that_never_ends_is_bounded() -> None:
             MailNotifier(_config(server.port, security="starttls", timeout_seconds=1)).send(notification())
         assert elapsed() < 2.5
     assert server.fired
+
+
+@pytest.mark.parametrize("answer", [b"334 x\r\n", b"334 \xff\xfe\r\n", b"hello\r\n", b"x" * 20000])
+def test_nonsense_in_a_login_is_an_error_of_ours(answer: bytes, told: Told) -> None:
+    """A challenge that cannot be decoded, or no answer in SMTP at all, does not end in an error of a library."""
+
+    def script(connection: socket.socket, server: peers.Misbehaving) -> None:
+        connection.sendall(b"220 hello\r\n")
+        connection.recv(1000)
+        connection.sendall(b"250-hello\r\n250 AUTH CRAM-MD5\r\n")
+        connection.recv(1000)
+        connection.sendall(answer)
+        connection.recv(1000)
+
+    with peers.misbehaving_server(script) as server, pytest.raises(NotifierError) as error:
+        MailNotifier(_config(server.port, timeout_seconds=5, **_login(ASCII_PASSWORD))).send(notification())
+    assert server.fired
+    assert ASCII_PASSWORD not in told(error.value)
 
 
 def test_what_comes_in_clear_before_tls_is_forgotten(certificate: Certificate) -> None:

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
@@ -40,16 +40,10 @@ class TimeLimit:
         """Opens a TCP connection to the first address that answers; raises OSError."""
         failed: OSError = OSError(f"{host} has no address")
         for family, kind, protocol, _, address in _addresses(host, port):
-            connection = socket.socket(family, kind, protocol)
             try:
-                connection.settimeout(self.remaining + 1)  # a net below this limit, which is to be what ends it
-                connection.connect(address)
-                self._watch(connection)
+                return self._open(socket.socket(family, kind, protocol), address)
             except OSError as error:
-                connection.close()
                 failed = error
-            else:
-                return connection
         raise failed
 
     def end(self) -> None:
@@ -61,6 +55,15 @@ class TimeLimit:
                     watched.shutdown(socket.SHUT_RDWR)
                 watched.close()
             self._sockets.clear()
+
+    def _open(self, connection: socket.socket, address: tuple[object, ...]) -> socket.socket:
+        with ExitStack() as undo:
+            undo.callback(connection.close)
+            connection.settimeout(self.remaining + 1)  # a net below this limit, which is to be what ends it
+            connection.connect(address)
+            self._watch(connection)
+            undo.pop_all()
+        return connection
 
     def _watch(self, connection: socket.socket) -> None:
         """Keeps a duplicate, which stays valid when TLS takes over the descriptor or its owner closes it."""

@@ -126,6 +126,8 @@ class MailNotifier(Notifier):
             raise self._translated(error) from None
         except OSError as error:
             raise network_error(error, self._where) from error
+        except ValueError as error:  # smtplib could not decode an answer
+            raise self._translated(error) from None
 
     def _deliver(self, message: EmailMessage, limit: TimeLimit) -> None:
         client = _Client(self._config, limit)
@@ -166,7 +168,7 @@ class MailNotifier(Notifier):
         if code != _AUTHENTICATED:
             raise smtplib.SMTPAuthenticationError(code, reply)
 
-    def _translated(self, error: smtplib.SMTPException) -> NotifierError:
+    def _translated(self, error: smtplib.SMTPException | ValueError) -> NotifierError:
         if isinstance(error, smtplib.SMTPRecipientsRefused):
             return self._recipients_refused(error.recipients)
         if isinstance(error, smtplib.SMTPAuthenticationError):
