@@ -69,12 +69,11 @@ def test_the_ways_to_give_a_password(program: Program, postgres17: PostgresServe
     assert PASSWORD not in outcome.out + outcome.err
 
 
-@pytest.mark.parametrize(("user", "name", "error"), [("postgres", None, "auth_failed"), (None, "nowhere", "not_found")])
-def test_what_the_server_refuses(
-    program: Program, postgres17: PostgresServer, database: str, user: str | None, name: str | None, error: str
-) -> None:
+@pytest.mark.parametrize("error", ["auth_failed", "not_found"])
+def test_what_the_server_refuses(program: Program, postgres17: PostgresServer, database: str, error: str) -> None:
     """A wrong password and a database that is not there exit 5, each with its own word."""
-    source = postgres17.url(database, password="Wrong-Secret-1") if user else postgres17.url(name)
+    wrong = postgres17.url(database, password="Wrong-Secret-1")
+    source = wrong if error == "auth_failed" else postgres17.url("nowhere")
     outcome = program.run("backup", source, program.storage, "--json")
     assert (outcome.code, outcome.json["error"]) == (5, error), outcome
     assert "Wrong-Secret-1" not in outcome.out + outcome.err
