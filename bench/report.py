@@ -87,7 +87,7 @@ def _bars(results: Section, measured: Sequence[str]) -> Iterator[str]:
             if theirs in section["sides"]:
                 ratio = _ratio(section, theirs)
                 verdict = "" if bar is None else ("pass" if ratio <= bar else "**miss**")
-                yield f"| {name} | {theirs} | {ratio:.2f} | {'' if bar is None else f'{bar:.2f}'} | {verdict} |"
+                yield f"| {name} | {_cell(theirs)} | {ratio:.2f} | {'' if bar is None else f'{bar:.2f}'} | {verdict} |"
     if "memory" in measured:
         yield from _memory_bars(results["sections"]["memory"])
 
@@ -124,9 +124,9 @@ def _times_table(section: Section) -> Iterator[str]:
         walls = [run["wall_seconds"] for run in runs]
         middle = statistics.median(walls)
         stored = section["stored_bytes"].get(name)
-        ratio = f"{_ratio(section, name):.2f}x" if name != section["ours"] else ""
+        ratio = f"{_ratio(section, name):.2f}x" if name in section["bars"] else ""
         cells = [
-            name,
+            _cell(name),
             f"{min(walls):.2f} / **{middle:.2f}** / {max(walls):.2f}",
             f"{raw / middle / MB:.0f}" if raw else "",
             f"{stored / MB:.0f}" if stored else "",
@@ -205,6 +205,11 @@ def _first_line(name: str) -> str:
 def _ratio(section: Section, theirs: str) -> float:
     ours = section["sides"][section["ours"]]
     return _median(ours, "wall_seconds") / _median(section["sides"][theirs], "wall_seconds")
+
+
+def _cell(text: str) -> str:
+    """Returns text as a table's cell holds it: a pipe would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _median(runs: Sequence[Section], key: str) -> float:
