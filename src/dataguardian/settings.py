@@ -4,16 +4,77 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from dataguardian.domain.errors import UsageError
+
+DEFAULT_PORT = 8484
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`staging_dir` is the only place, apart from a restore's target, where a backup ever lies on a local disk."""
+    """`staging_dir` is the only place, apart from a restore's target, where a backup ever lies on a local disk.
+
+    `home` holds what the service keeps: catalogue, queue, its own backups. `database_url` and `redis_url` of None mean
+    the embedded ones in `home`. `drain_seconds` is how long running work may go on after SIGTERM.
+    """
 
     staging_dir: Path
+    home: Path = field(default_factory=lambda: Path.home() / ".dataguardian")
+    database_url: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    drain_seconds: float = 30.0
+    timezone: str = "UTC"
+    log_level: str = "info"
+    log_format: str = "json"
 
     @classmethod
-    def from_environment(cls) -> Settings:
-        return cls(staging_dir=Path(os.environ.get("DATAGUARDIAN_STAGING_DIR") or tempfile.gettempdir()))
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Reads DATABASE_URL, REDIS_URL and DATAGUARDIAN_*; raises UsageError that names the variable."""
+        given = os.environ if environment is None else environment
+
+        def text(name: str, default: str) -> str:
+            return given.get(f"DATAGUARDIAN_{name}") or default
+
+        return cls(
+            staging_dir=Path(text("STAGING_DIR", tempfile.gettempdir())),
+            home=Path(text("HOME", str(Path.home() / ".dataguardian"))).absolute(),
+            database_url=given.get("DATABASE_URL") or None,
+            redis_url=given.get("REDIS_URL") or None,
+            host=text("HOST", "127.0.0.1"),
+            port=int(_number("DATAGUARDIAN_PORT", text("PORT", str(DEFAULT_PORT)))),
+            drain_seconds=_number("DATAGUARDIAN_DRAIN_SECONDS", text("DRAIN_SECONDS", "30")),
+            timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
+            log_level=text("LOG_LEVEL", "info").lower(),
+            log_format=text("LOG_FORMAT", "json").lower(),
+        )
+
+    @property
+    def catalogue_url(self) -> str:
+        """The catalogue's address, with its password."""
+        return self.database_url or f"sqlite:///{self.catalogue_path}"
+
+    @property
+    def catalogue_path(self) -> Path:
+        """Where the embedded catalogue lies."""
+        return self.home / "catalogue.db"
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{name} is not a number: {text!r}") from error
+
+
+def _zone(name: str, text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{name} is not an IANA time zone: {text!r}", hint="such as Europe/Lisbon") from error
+    return text

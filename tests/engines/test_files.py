@@ -25,9 +25,10 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.urls import parse_url
-from dataguardian.engines import _files_restore, _files_tar
 from dataguardian.engines.base import DumpOptions, RestoreOptions
 from dataguardian.engines.files import ADAPTER, FilesConfig, validate
+from dataguardian.engines.files import restore as files_restore
+from dataguardian.engines.files import tar as files_tar
 from tests.conftest import missing, require_tool
 from tests.engines.files_tools import (
     ACCESS_ACL,
@@ -174,13 +175,13 @@ def test_sparse_detection_needs_an_honest_file_system(tmp_path, monkeypatch):
     """On a file system that may not count blocks, holes are read: tar would take every file there for one hole."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text("1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /srv/my\\040files/inner rw - fuse.sshfs x rw\n")
-    monkeypatch.setattr(_files_tar, "_MOUNTS", mounts)
-    assert _files_tar.counts_blocks_honestly("/srv/other")
-    assert not _files_tar.counts_blocks_honestly("/srv/my files")
-    assert not _files_tar.counts_blocks_honestly("/srv/my files/inner/below")
+    monkeypatch.setattr(files_tar, "_MOUNTS", mounts)
+    assert files_tar.counts_blocks_honestly("/srv/other")
+    assert not files_tar.counts_blocks_honestly("/srv/my files")
+    assert not files_tar.counts_blocks_honestly("/srv/my files/inner/below")
     mounts.unlink()
-    assert not _files_tar.counts_blocks_honestly("/srv/other")
-    command = _files_tar.find_tar().dump_command(str(tmp_path), names_from_stdin=False)
+    assert not files_tar.counts_blocks_honestly("/srv/other")
+    command = files_tar.find_tar().dump_command(str(tmp_path), names_from_stdin=False)
     assert "--sparse" not in command
 
 
@@ -374,7 +375,7 @@ def test_what_tar_says_is_taken_strictly(tmp_path, monkeypatch, script, text):
     program = tmp_path / "tar"
     program.write_text(f"#!/bin/sh\n{script.replace('tar: ', f'{program}: ')}\n")
     program.chmod(0o755)
-    fake = _files_tar.Tar(str(program), "1.34", xattrs=True)
+    fake = files_tar.Tar(str(program), "1.34", xattrs=True)
     monkeypatch.setattr("dataguardian.engines.files.find_tar", lambda: fake)
     if text is None:
         assert dump(tmp_path)[1] == ["./x vanished before it was read"]
@@ -457,13 +458,13 @@ def test_target_with_content_needs_drop_existing(busy, target):
 
 def test_swap_where_the_system_cannot_exchange(busy, target, monkeypatch):
     """On file systems without an atomic exchange, two renames do, and go back when the second one fails."""
-    monkeypatch.setattr(_files_restore, "_exchange", _files_restore._exchange_in_steps)
+    monkeypatch.setattr(files_restore, "_exchange", files_restore._exchange_in_steps)
     target.mkdir()
     (target / "precious").touch()
     restore(dump(busy)[0], target, drop_existing=True)
     assert snapshot(target) == snapshot(busy)
     with pytest.raises(FileNotFoundError):
-        _files_restore._exchange_in_steps(str(target.parent / "nothing"), str(target))
+        files_restore._exchange_in_steps(str(target.parent / "nothing"), str(target))
     assert os.listdir(target.parent) == ["target"]
 
 
@@ -552,21 +553,21 @@ def test_targets_of_the_wrong_kind(tmp_path):
 def test_target_in_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     """A parent without write permission is an error of access before a byte is fetched."""
     allowed = os.access
-    monkeypatch.setattr(_files_restore.os, "access", lambda path, mode: path != str(tmp_path) and allowed(path, mode))
+    monkeypatch.setattr(files_restore.os, "access", lambda path, mode: path != str(tmp_path) and allowed(path, mode))
     with pytest.raises(NotAllowedError):
         engine(tmp_path / "new").prepare_restore([("x", "tar")], RestoreOptions())
 
 
 def test_tar_that_cannot_write_fails(busy, target, monkeypatch):
     """When tar cannot restore a file, the restore stops, says why, and undoes everything."""
-    extract = _files_tar.Tar.extract_command
+    extract = files_tar.Tar.extract_command
 
     def misled(self, staging):
         (Path(staging) / "file-7").mkdir()
         (Path(staging) / "file-7" / "in-the-way").touch()
         return extract(self, staging)
 
-    monkeypatch.setattr(_files_tar.Tar, "extract_command", misled)
+    monkeypatch.setattr(files_tar.Tar, "extract_command", misled)
     with pytest.raises(RestoreFailedError, match="file-7"):
         restore(dump(busy)[0], target)
     assert os.listdir(target.parent) == []

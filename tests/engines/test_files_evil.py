@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataguardian.domain.errors import DataGuardianError, IntegrityError
-from dataguardian.engines._files_inspect import ArchiveInspector
+from dataguardian.engines.files.inspect import ArchiveInspector
 from tests.conftest import require_tool
 from tests.engines.files_tools import restore
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataguardian.domain.errors import UsageError
-from dataguardian.engines._files_patterns import Patterns
-from dataguardian.engines._files_walk import Selection, Walk
+from dataguardian.engines.files.patterns import Patterns
+from dataguardian.engines.files.walk import Selection, Walk
 from tests.conftest import require_tool
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "patterns.md").read_text()

@@ -30,10 +30,9 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.urls import parse_url
-from dataguardian.engines import _postgres_tools
-from dataguardian.engines._postgres_globals import split_statements
 from dataguardian.engines.base import DumpOptions, RestoreOptions
-from dataguardian.engines.postgres import PostgresEngine, validate
+from dataguardian.engines.postgres import PostgresEngine, tools, validate
+from dataguardian.engines.postgres.globals import split_statements
 from dataguardian.engines.registry import build_engine, engine_config
 from dataguardian.engines.tools import ToolSet
 from tests.conftest import require_tool
@@ -139,7 +138,7 @@ def leftovers(server: PostgresServer) -> set[str]:
 @pytest.fixture
 def fake_tools(postgres17: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder first on PATH, whose programs are the real ones until a test writes another."""
-    for name in _postgres_tools.PROGRAMS:
+    for name in tools.PROGRAMS:
         (tmp_path / name).symlink_to(postgres17.bin / name)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path
@@ -567,8 +566,8 @@ def test_older_into_newer_and_not_back(postgres16: PostgresServer, postgres18: P
 
 def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only newer clients are installed, what they write for newer servers is left out on the way back."""
-    newer = [tools for tools in _postgres_tools.installed_sets() if tools.major == 17]
-    monkeypatch.setattr(_postgres_tools, "installed_sets", lambda: newer)
+    newer = [tools for tools in tools.installed_sets() if tools.major == 17]
+    monkeypatch.setattr(tools, "installed_sets", lambda: newer)
     name = sample(postgres16)
     postgres16.execute(name, "SELECT lo_from_bytea(7, 'blob')", "CREATE UNIQUE INDEX ON t (id)")
     (stream,) = dump(postgres16.url(name))
@@ -587,7 +586,7 @@ def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch:
 def test_no_client_new_enough(postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With only older clients the error says which were found and what to install."""
     old = ToolSet("/nowhere", "15.4", {})
-    monkeypatch.setattr(_postgres_tools, "installed_sets", lambda: [old])
+    monkeypatch.setattr(tools, "installed_sets", lambda: [old])
     with pytest.raises(MissingToolError, match=r"found only 15\.4") as caught:
         dump(postgres18.url("postgres"))
     assert "apt install postgresql-client-18" in caught.value.hint
@@ -697,4 +696,4 @@ def test_tls(fresh_postgres: Any, tmp_path: Path) -> None:
     assert server.execute(f"{name}_copy", "TABLE t") == [(1,)]
     with pytest.raises(AuthenticationError):
         dump(server.url(name) + "?sslmode=disable")
-    assert _postgres_tools.tools_for(17, "TLS", tls=True).major == 17
+    assert tools.tools_for(17, "TLS", tls=True).major == 17

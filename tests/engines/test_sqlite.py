@@ -492,7 +492,7 @@ def test_addresses(tmp_path: Path):
 
 def test_a_child_that_dies_is_a_failed_backup(shop: Path, monkeypatch):
     """The helper process ends in an unforeseen way: its last words are in the error."""
-    monkeypatch.setattr("dataguardian.engines._sqlite_process._PROGRAM", "import sys; sys.exit('out of luck')")
+    monkeypatch.setattr("dataguardian.engines.sqlite.process._PROGRAM", "import sys; sys.exit('out of luck')")
     with pytest.raises(DumpFailedError, match="code 1: out of luck"):
         dump(shop)
     assert issubclass(DumpFailedError, DataGuardianError)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from dataguardian.engines._postgres_server import scalar
-from dataguardian.engines._postgres_settings import Setting
+from dataguardian.engines.postgres.server import scalar
+from dataguardian.engines.postgres.settings import Setting
 
 if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
 
-    from dataguardian.engines._postgres_server import Connection
+    from dataguardian.engines.postgres.server import Connection
 
 _ROW = """
 SELECT pg_catalog.to_jsonb(d) - 'datacl' || pg_catalog.jsonb_build_object(

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dataguardian.engines._sqlite_access import (
+from dataguardian.engines.sqlite_child.access import (
     ERRNO_KINDS,
     LOCK_WAIT_SECONDS,
     Failure,
@@ -33,7 +33,7 @@ from dataguardian.engines._sqlite_access import (
     pragma,
     primary_code,
 )
-from dataguardian.engines._sqlite_replace import refuse_in_use, replace
+from dataguardian.engines.sqlite_child.replace import refuse_in_use, replace
 
 Facts = dict[str, Any]
 

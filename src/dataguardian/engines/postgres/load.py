@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dataguardian.domain.errors import DataGuardianError, DiskFullError, MissingToolError, RestoreFailedError
-from dataguardian.engines._postgres_config import connection_string
+from dataguardian.engines.postgres.config import connection_string
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 

@@ -20,8 +20,8 @@ from dataguardian.domain.errors import (
     TargetNotEmptyError,
     UsageError,
 )
-from dataguardian.engines._files_inspect import feed_inspected
-from dataguardian.engines._files_tar import Tar, is_below, mounts
+from dataguardian.engines.files.inspect import feed_inspected
+from dataguardian.engines.files.tar import Tar, is_below, mounts
 from dataguardian.engines.processes import ChildProcess
 
 # Paths are strings with surrogate escapes, made by os.path: pathlib would not add anything here.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dataguardian.domain.errors import NotAllowedError, TargetInUseError, TargetNotEmptyError
-from dataguardian.engines._postgres_server import Server, scalar
+from dataguardian.engines.postgres.server import Server, scalar
 
 if TYPE_CHECKING:
-    from dataguardian.engines._postgres_server import Connection
+    from dataguardian.engines.postgres.server import Connection
 
 # 16384 is FirstNormalObjectId: what initdb and template0 bring has smaller numbers. Temporary objects do not count.
 _HOLDS_ANYTHING = """

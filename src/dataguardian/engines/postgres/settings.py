@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dataguardian.engines._postgres_globals import split_statements, unquoted
+from dataguardian.engines.postgres.globals import split_statements, unquoted
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 

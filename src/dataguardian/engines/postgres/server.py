@@ -18,7 +18,7 @@ from dataguardian.domain.errors import (
     TargetInUseError,
     UnreachableError,
 )
-from dataguardian.engines._postgres_config import DEFAULT_PORT, PostgresConfig, host_of, password_of, user_of
+from dataguardian.engines.postgres.config import DEFAULT_PORT, PostgresConfig, host_of, password_of, user_of
 
 if TYPE_CHECKING:
     import psycopg

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dataguardian.engines._sqlite_access import LOCK_WAIT_SECONDS, Failure, connect, kind_of
+from dataguardian.engines.sqlite_child.access import LOCK_WAIT_SECONDS, Failure, connect, kind_of
 
 SIDE_SUFFIXES = ("-wal", "-shm", "-journal")
 # The bytes on which SQLite locks (https://sqlite.org/fileformat.html#the_lock_byte_page): pending, reserved, shared.

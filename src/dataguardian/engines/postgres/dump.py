@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
-from dataguardian.engines._postgres_config import connection_string, quoted_name
-from dataguardian.engines._postgres_server import MAINTENANCE_DATABASES
+from dataguardian.engines.postgres.config import connection_string, quoted_name
+from dataguardian.engines.postgres.server import MAINTENANCE_DATABASES
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from dataguardian.domain.errors import IntegrityError, RestoreFailedError
-from dataguardian.engines._postgres_dump import TAIL_BYTES, is_complete_sql
-from dataguardian.engines._postgres_server import Server
+from dataguardian.engines.postgres.dump import TAIL_BYTES, is_complete_sql
+from dataguardian.engines.postgres.server import Server
 
 if TYPE_CHECKING:
-    from dataguardian.engines._postgres_server import Connection
+    from dataguardian.engines.postgres.server import Connection
 
 MAX_SCRIPT_BYTES = 256 * 1024 * 1024
 """A script is held whole before its first statement runs; a role takes some hundred bytes."""

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
-from dataguardian.engines._files_inspect import END_OF_ARCHIVE
-from dataguardian.engines._files_tar import Tar
-from dataguardian.engines._files_walk import VANISHED, Selection, Walk
+from dataguardian.engines.files.inspect import END_OF_ARCHIVE
+from dataguardian.engines.files.tar import Tar
+from dataguardian.engines.files.walk import VANISHED, Selection, Walk
 from dataguardian.engines.processes import ChildProcess
 
 MAX_NOTES = 100

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dataguardian.engines._files_patterns import Patterns
+from dataguardian.engines.files.patterns import Patterns
 
 _BATCH_BYTES = 64 * 1024
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})

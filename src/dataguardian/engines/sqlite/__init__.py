@@ -24,17 +24,6 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.urls import Url, absolute_path
-from dataguardian.engines import _sqlite_restore
-from dataguardian.engines._sqlite_process import (
-    STAGING_HINT,
-    RefusalError,
-    ask,
-    check_regular,
-    shown_path,
-    staged_file,
-    translated,
-)
-from dataguardian.engines._sqlite_restore import STREAM_KIND, disk_error, write_all
 from dataguardian.engines.base import (
     CheckStatus,
     ClientProgram,
@@ -49,6 +38,17 @@ from dataguardian.engines.base import (
     RestoreStream,
     ToolVersion,
 )
+from dataguardian.engines.sqlite import restore
+from dataguardian.engines.sqlite.process import (
+    STAGING_HINT,
+    RefusalError,
+    ask,
+    check_regular,
+    shown_path,
+    staged_file,
+    translated,
+)
+from dataguardian.engines.sqlite.restore import STREAM_KIND, disk_error, write_all
 
 MAGIC = b"SQLite format 3\x00"
 """The first bytes of every database (https://sqlite.org/fileformat.html#magic_header_string)."""
@@ -121,10 +121,10 @@ class SqliteEngine(Engine):
         yield _Snapshot(self._path, self._name)
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
-        _sqlite_restore.prepare(self._path, streams, options)
+        restore.prepare(self._path, streams, options)
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
-        _sqlite_restore.restore(self._path, streams, options)
+        restore.restore(self._path, streams, options)
 
     def inventory(self) -> Inventory:
         _require_source(self._path)

@@ -24,11 +24,6 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.urls import Url, absolute_path
-from dataguardian.engines._files_dump import TarStream
-from dataguardian.engines._files_inspect import feed_inspected
-from dataguardian.engines._files_restore import inspect_target, restore_archive
-from dataguardian.engines._files_tar import Tar, find_tar, programs
-from dataguardian.engines._files_walk import Selection, Walk
 from dataguardian.engines.base import (
     DumpOptions,
     DumpStream,
@@ -41,6 +36,11 @@ from dataguardian.engines.base import (
     RestoreStream,
     ToolVersion,
 )
+from dataguardian.engines.files.dump import TarStream
+from dataguardian.engines.files.inspect import feed_inspected
+from dataguardian.engines.files.restore import inspect_target, restore_archive
+from dataguardian.engines.files.tar import Tar, find_tar, programs
+from dataguardian.engines.files.walk import Selection, Walk
 from dataguardian.engines.processes import ChildProcess
 
 _CHECK_SECONDS = 10.0

@@ -20,14 +20,6 @@ from dataguardian.domain.errors import (
     UnreachableError,
     UsageError,
 )
-from dataguardian.engines._postgres_config import PostgresConfig, child_environment
-from dataguardian.engines._postgres_dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
-from dataguardian.engines._postgres_load import feed, without_data
-from dataguardian.engines._postgres_properties import capture
-from dataguardian.engines._postgres_restore import Restoration
-from dataguardian.engines._postgres_server import Server, scalar, version_text
-from dataguardian.engines._postgres_target import look_at
-from dataguardian.engines._postgres_tools import client_programs, newest_tools, tools_for
 from dataguardian.engines.base import (
     CheckStatus,
     DumpOptions,
@@ -40,11 +32,19 @@ from dataguardian.engines.base import (
     RestoreStream,
     ToolVersion,
 )
+from dataguardian.engines.postgres.config import PostgresConfig, child_environment
+from dataguardian.engines.postgres.dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
+from dataguardian.engines.postgres.load import feed, without_data
+from dataguardian.engines.postgres.properties import capture
+from dataguardian.engines.postgres.restore import Restoration
+from dataguardian.engines.postgres.server import Server, scalar, version_text
+from dataguardian.engines.postgres.target import look_at
+from dataguardian.engines.postgres.tools import client_programs, newest_tools, tools_for
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 
 if TYPE_CHECKING:
-    from dataguardian.engines._postgres_server import Connection
+    from dataguardian.engines.postgres.server import Connection
 
 PROBE_SECONDS = 5
 

@@ -16,19 +16,19 @@ from dataguardian.domain.errors import (
     TargetInUseError,
     UsageError,
 )
-from dataguardian.engines import _postgres_properties as properties
-from dataguardian.engines._postgres_config import MAX_NAME_BYTES, child_environment
-from dataguardian.engines._postgres_globals import Globals
-from dataguardian.engines._postgres_load import Load
-from dataguardian.engines._postgres_server import Server, scalar
-from dataguardian.engines._postgres_settings import Head, Setting
-from dataguardian.engines._postgres_target import Target, look_at
-from dataguardian.engines._postgres_tools import tools_for
 from dataguardian.engines.base import RestoreStream
+from dataguardian.engines.postgres import properties
+from dataguardian.engines.postgres.config import MAX_NAME_BYTES, child_environment
+from dataguardian.engines.postgres.globals import Globals
+from dataguardian.engines.postgres.load import Load
+from dataguardian.engines.postgres.server import Server, scalar
+from dataguardian.engines.postgres.settings import Head, Setting
+from dataguardian.engines.postgres.target import Target, look_at
+from dataguardian.engines.postgres.tools import tools_for
 from dataguardian.engines.tools import ToolSet
 
 if TYPE_CHECKING:
-    from dataguardian.engines._postgres_server import Connection
+    from dataguardian.engines.postgres.server import Connection
 
 _END_SESSIONS_SECONDS = 15.0
 _LINGER_SECONDS = 2.0
