@@ -27,7 +27,7 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.engines.base import RestoreOptions
-from dataguardian.engines.sqlite_child import replace
+from dataguardian.engines.sqlite_child import replacing
 from dataguardian.engines.sqlite_child.access import Failure
 from tests.conftest import missing
 from tests.engines.sqlite_tools import (
@@ -283,7 +283,7 @@ def fork_and_replace(target: Path, fresh: Path, sabotage: Callable[[], None]) ->
     if pid == 0:
         try:
             sabotage()
-            replace.replace(str(target), str(fresh))
+            replacing.replace(str(target), str(fresh))
         except (OSError, Failure):
             os._exit(7)
         finally:
@@ -311,7 +311,7 @@ def test_every_step_of_a_replacement_may_be_the_last(backup: Back, target: Path,
     fresh.write_bytes(backup.data)
 
     def sabotage() -> None:
-        owner = Path if step in ("replace", "unlink") else replace
+        owner = Path if step in ("replace", "unlink") else replacing
         setattr(owner, step, fault)
 
     ended = fork_and_replace(target, fresh, sabotage)

@@ -21,7 +21,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.sqlite.process import RefusalError, ask, check_regular, shown_path, translated
-from dataguardian.engines.sqlite_child.replace import SIDE_SUFFIXES, sync_directory
+from dataguardian.engines.sqlite_child.replacing import SIDE_SUFFIXES, sync_directory
 
 STREAM_KIND = "sqlite"
 _NAME_BYTES = 200

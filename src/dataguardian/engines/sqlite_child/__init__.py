@@ -33,7 +33,7 @@ from dataguardian.engines.sqlite_child.access import (
     pragma,
     primary_code,
 )
-from dataguardian.engines.sqlite_child.replace import refuse_in_use, replace
+from dataguardian.engines.sqlite_child.replacing import refuse_in_use, replace
 
 Facts = dict[str, Any]
 
