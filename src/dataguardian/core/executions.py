@@ -176,7 +176,7 @@ class Executions:
                 backup_path=result["directory"],
                 attempt_path=None,
                 checksum=manifest["checksum"],
-                details=_details(manifest, adopted=result["adopted"]),
+                details=details_of(manifest, adopted=result["adopted"]),
                 error_message=None,
                 error_stack=None,
                 lease_until=None,
@@ -373,7 +373,7 @@ def queue_job_id(row: BackupExecution) -> str:
     return f"{row.id}-{row.enqueue_number}"
 
 
-def _details(manifest: dict[str, Any], *, adopted: bool) -> dict[str, Any]:
+def details_of(manifest: dict[str, Any], *, adopted: bool) -> dict[str, Any]:
     """Returns what the row's `metadata` keeps of a manifest."""
     stored = manifest["compressed_size_bytes"]
     return {

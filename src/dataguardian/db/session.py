@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, text
@@ -65,6 +66,14 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def fingerprint(session: AsyncSession, home_id: str) -> str:
+    """Returns what changes when a catalogue is restored or moved: home and inode of the file, or the database's oid."""
+    if session.get_bind().dialect.name == "sqlite":
+        path = (await session.execute(text("PRAGMA database_list"))).all()[0][2]
+        return f"{home_id}/{Path(path).stat().st_ino}"  # noqa: ASYNC240 -- one look at a local file, at the start
+    return str((await session.execute(text("SELECT oid FROM pg_database WHERE datname = current_database()"))).scalar())
 
 
 async def server_time(session: AsyncSession, clock: Clock) -> datetime:

@@ -252,6 +252,10 @@ class JobRepository(Repository[BackupJob]):
     model = BackupJob
     noun = "backup job"
 
+    async def by_name(self, name: str) -> BackupJob | None:
+        statement = select(BackupJob).where(BackupJob.name == name)
+        return (await self.session.execute(statement)).scalars().first()
+
     async def due(self, now: datetime, limit: int) -> Sequence[BackupJob]:
         """Returns enabled jobs whose next run is due, the longest overdue first; locked on PostgreSQL."""
         statement = (
