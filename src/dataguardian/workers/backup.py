@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
 from dataguardian.core.backup import BackupPlan
 from dataguardian.core.context import Context
-from dataguardian.core.executions import RENEW_SECONDS, Claim, Executions, Failed
+from dataguardian.core.executions import Claim, Executions, Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.options import BackupOptions
-from dataguardian.domain.errors import CancelledError, DataGuardianError, is_transient
+from dataguardian.domain.errors import CancelledError, DataGuardianError
 from dataguardian.engines.registry import engine_document
 from dataguardian.queues.consumer import NoRetry, TryAgain
 from dataguardian.queues.producer import QueueJob
-from dataguardian.runner.parent import (
-    Callbacks,
-    RunFailedError,
-    RunnerCrashedError,
-    RunStalledError,
-    RunTimedOutError,
-    run_task,
-)
+from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import BackupOrder, Task
-
-_LIMITS = (RunTimedOutError, RunStalledError)
+from dataguardian.workers.running import Hold, callbacks, kept, reason
 
 
 class BackupWorker:
@@ -54,12 +43,13 @@ class BackupWorker:
 
     async def _carry_out(self, claim: Claim, logbook: Logbook) -> None:
         cancelled = asyncio.Event()
-        async with self._kept(claim, cancelled) as lost:
+        hold = Hold(claim.execution_id, claim.attempt, partial(self._executions.renew, claim))
+        async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
             try:
                 task, options = _task(claim)
                 result = await run_task(
                     task,
-                    self._callbacks(claim, logbook),
+                    callbacks(self._context, hold, logbook),
                     cancelled=cancelled,
                     timeout_seconds=options.timeout_minutes * 60 if options.timeout_minutes else None,
                     stall_seconds=options.stall_minutes * 60 if options.stall_minutes else None,
@@ -67,7 +57,7 @@ class BackupWorker:
             except CancelledError:
                 await self._stopped(claim, logbook, lost=lost.is_set())
             except DataGuardianError as error:
-                await self._failed(claim, logbook, _reason(error))
+                await self._failed(claim, logbook, reason(error))
             else:
                 done = await self._executions.complete(claim, result)
                 await logbook.write("info", "completed" if done else "somebody else has taken this execution over")
@@ -87,58 +77,6 @@ class BackupWorker:
         if await self._executions.fail(claim, failed):
             raise TryAgain(failed.message)
         raise NoRetry(failed.message)
-
-    @asynccontextmanager
-    async def _kept(self, claim: Claim, cancelled: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-        """Renews the lease while the block runs, and passes cancels on; the event yielded tells of a lost lease."""
-        lost = asyncio.Event()
-
-        async def keep() -> None:
-            while not cancelled.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RENEW_SECONDS):
-                        await self._nudged(claim)
-                if self._stopping.is_set():
-                    cancelled.set()
-                    return
-                with contextlib.suppress(DataGuardianError):  # the catalogue is away: the lease lasts a while
-                    answer = await self._executions.renew(claim)
-                    if answer is None:
-                        lost.set()
-                    if answer is not False:
-                        cancelled.set()
-
-        keeper = asyncio.create_task(keep())
-        try:
-            yield lost
-        finally:
-            keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
-
-    async def _nudged(self, claim: Claim) -> None:
-        """Returns when a cancel was asked for, or the service stops; the message only makes it faster."""
-        waiters = {
-            asyncio.ensure_future(self._context.live.nudged(str(claim.execution_id))),
-            asyncio.ensure_future(self._stopping.wait()),
-        }
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
-
-    def _callbacks(self, claim: Claim, logbook: Logbook) -> Callbacks:
-        async def progress(data: dict[str, Any]) -> None:
-            await self._context.live.set(str(claim.execution_id), data | {"attempt": claim.attempt})
-
-        async def log(data: dict[str, Any]) -> None:
-            await logbook.write(data.pop("level", "info"), data.pop("message", ""), **data)
-
-        async def confirm() -> bool:
-            return await self._executions.still_ours(claim)
-
-        return Callbacks(progress, log, confirm)
 
 
 def _task(claim: Claim) -> tuple[Task, BackupOptions]:
@@ -160,13 +98,3 @@ def _task(claim: Claim) -> tuple[Task, BackupOptions]:
     )
     storage = {"type": claim.storage.type, **claim.storage.config}
     return Task(storage=storage, engine=engine, backup=BackupOrder(plan=plan, earlier=claim.earlier)), options
-
-
-def _reason(error: DataGuardianError) -> Failed:
-    if isinstance(error, RunFailedError):
-        failure = error.failure
-        message = f"{failure.message} ({error.hint})" if error.hint else failure.message
-        return Failed(message, failure.stack, failure.error, failure.transient)
-    message = f"{error.message} ({error.hint})" if error.hint else error.message
-    transient = isinstance(error, RunnerCrashedError) or (is_transient(error) and not isinstance(error, _LIMITS))
-    return Failed(message, str(error.details.get("last_words", "")), error.code, transient)
