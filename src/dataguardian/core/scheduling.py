@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,7 +16,7 @@ from dataguardian.db.models import BackupExecution, BackupJob
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.domain.cron import parse_schedule
-from dataguardian.domain.errors import QueueUnavailableError
+from dataguardian.domain.errors import QueueUnavailableError, UsageError
 from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, Trigger
 
 BATCH = 500
@@ -62,10 +63,19 @@ class Scheduler:
                     pending += await self._complain(session, job, row, reason)
                 session.add(row)
                 rows += [row] if reason is None else []
-                job.next_execution_at = next_run(job.schedule_cron, job.schedule_timezone, now)
-                job.updated_at = now
+                pending += await self._move(session, job, now)
             await session.flush()
         return rows, pending, len(jobs)
+
+    async def _move(self, session: AsyncSession, job: BackupJob, now: datetime) -> list[Pending]:
+        """Sets when a job is due next. One whose schedule this release cannot read must not stop all the others."""
+        job.updated_at = now
+        try:
+            job.next_execution_at = next_run(job.schedule_cron, job.schedule_timezone, now)
+        except UsageError as error:
+            job.next_execution_at = None
+            return await self._alarm(session, job, f"{error.message} The job is not scheduled any more.", {})
+        return []
 
     async def _tell(self, rows: Sequence[BackupExecution], pending: Sequence[Pending]) -> None:
         try:
@@ -80,6 +90,11 @@ class Scheduler:
         """A job that cannot run for want of a storage is a failure that somebody must hear of; other skips are not."""
         if row.storage_location_id is not None:
             return []
+        return await self._alarm(session, job, reason, {"execution_id": str(row.id)})
+
+    async def _alarm(
+        self, session: AsyncSession, job: BackupJob, message: str, metadata: dict[str, Any]
+    ) -> list[Pending]:
         return await self._events.emit(
             session,
             type=NotificationType.BACKUP_FAILED,
@@ -87,8 +102,8 @@ class Scheduler:
             entity_type=EntityType.BACKUP_JOB,
             entity_id=job.id,
             title=f"Backup of {job.name} did not run",
-            message=reason,
-            metadata={"execution_id": str(row.id)},
+            message=message,
+            metadata=metadata,
         )
 
 
