@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -16,6 +15,7 @@ from dataguardian.core.context import Context
 from dataguardian.core.options import BackupOptions
 from dataguardian.core.scheduling import next_run
 from dataguardian.core.secrets import MASK, keep_masked, masked, revealed
+from dataguardian.core.threads import in_thread
 from dataguardian.db.models import BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.base import Page, Repository
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
@@ -232,7 +232,7 @@ async def probe_datasource(row: Datasource) -> ProbeResult:
     def check() -> ProbeResult:
         return build_engine(engine_document({"type": row.type, **row.connection_config})).check()
 
-    return await _bounded(check)
+    return await _bounded(check, f"datasource {row.id}")
 
 
 async def probe_storage(row: StorageLocation) -> ProbeResult:
@@ -243,7 +243,7 @@ async def probe_storage(row: StorageLocation) -> ProbeResult:
         storage.check()
         return ProbeResult("ok", metadata={"available_bytes": storage.free_space()})
 
-    return await _bounded(check)
+    return await _bounded(check, f"storage location {row.id}")
 
 
 _PROBE_WORDS: dict[str, CheckStatus] = {
@@ -253,10 +253,9 @@ _PROBE_WORDS: dict[str, CheckStatus] = {
 }
 
 
-async def _bounded(check: Callable[[], ProbeResult]) -> ProbeResult:
+async def _bounded(check: Callable[[], ProbeResult], key: str) -> ProbeResult:
     try:
-        async with asyncio.timeout(TEST_SECONDS):
-            return await asyncio.to_thread(check)
+        return await in_thread(check, seconds=TEST_SECONDS, key=key)
     except TimeoutError:
         return ProbeResult("timeout", f"it did not answer within {TEST_SECONDS:g} s")
     except DataGuardianError as error:

@@ -8,26 +8,33 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
 from dataguardian.db.models import NotificationDelivery, NotificationRow
-from dataguardian.db.repositories.notifications import DeliveryRepository, NotificationRepository, SettingRepository
-from dataguardian.domain.errors import QueueUnavailableError
+from dataguardian.db.repositories.deliveries import PENDING, SENDING, OutboxRepository
+from dataguardian.db.repositories.notifications import NotificationRepository, SettingRepository
+from dataguardian.domain.errors import QueueUnavailableError, UsageError
 from dataguardian.domain.ids import new_id
 from dataguardian.domain.notifications import Notification
 from dataguardian.domain.routing import NotificationSettings, channels_for
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.notifiers.base import NotifierConfig
-from dataguardian.notifiers.registry import settings_type
+from dataguardian.notifiers.registry import channel_config, settings_type
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import NewJob
 
 SETTING = "notifications"
-PENDING, SENT, FAILED = "pending", "sent", "failed"
 OWED_AFTER = timedelta(seconds=60)
+"""A pending delivery is left alone for so long before the reconciler asks the queue about it."""
+SENDING_AT_MOST = timedelta(minutes=5)
+"""Longer than any notifier may take."""
 OWED_BATCH = 500
+ENDED_STATES = frozenset({"unknown", "completed", "failed"})
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Pending:
 
     delivery_id: uuid.UUID
     number: int
+    delay_seconds: float = 0
 
 
 class Events:
@@ -100,7 +108,11 @@ class Events:
     async def dispatch(self, pending: Sequence[Pending]) -> None:
         """Tells the queue; when that is away, `reconcile` does it later."""
         jobs = [
-            NewJob(f"{entry.delivery_id}-{entry.number}", {"id": str(entry.delivery_id), "number": entry.number})
+            NewJob(
+                queue_job_id(entry.delivery_id, entry.number),
+                {"id": str(entry.delivery_id), "number": entry.number},
+                delay_seconds=entry.delay_seconds,
+            )
             for entry in pending
         ]
         try:
@@ -109,27 +121,79 @@ class Events:
             return
 
     async def reconcile(self) -> int:
-        """Enqueues deliveries that the queue does not know, under a new number; returns how many."""
-        now = self._context.clock.now()
-        async with self._context.db.read() as session:
-            owed = await DeliveryRepository(session).owed(now - OWED_AFTER, OWED_BATCH)
-        ids = [f"{row.id}-{row.enqueue_number}" for row in owed]
+        """Enqueues, under a new number, deliveries that the queue lost or a crash cut short; returns how many.
+
+        One that was being sent at the crash is sent again: at least once, and receivers know it by its id.
+        """
+        mended, after = 0, None
+        while True:
+            now = self._context.clock.now()
+            async with self._context.db.read() as session:
+                owed = await OutboxRepository(session).owed(
+                    now - OWED_AFTER, now - SENDING_AT_MOST, now, after, OWED_BATCH
+                )
+            lost = await self._lost(owed)
+            pending: list[Pending] = []
+            async with self._context.db.write() as session:
+                for row in lost:
+                    number = await OutboxRepository(session).requeue(row, now)
+                    pending += [Pending(row.id, number)] if number is not None else []
+            await self.dispatch(pending)
+            mended += len(pending)
+            if len(owed) < OWED_BATCH:
+                return mended
+            after = owed[-1].id
+
+    async def _lost(self, owed: Sequence[NotificationDelivery]) -> list[NotificationDelivery]:
+        ids = [queue_job_id(row.id, row.enqueue_number) for row in owed]
         states = await self._context.queues.states(QueueName.NOTIFICATION, ids)
-        lost = [row.id for row, state in zip(owed, states, strict=True) if state in {"unknown", "completed", "failed"}]
-        pending: list[Pending] = []
-        async with self._context.db.write() as session:
-            for delivery_id in lost:
-                row = await DeliveryRepository(session).locked(delivery_id)
-                row.enqueue_number, row.updated_at = row.enqueue_number + 1, now
-                pending.append(Pending(row.id, row.enqueue_number))
-        await self.dispatch(pending)
-        return len(pending)
+        # One that is `sending` for so long has lost its sender, whatever the queue believes.
+        return [row for row, state in zip(owed, states, strict=True) if row.status == SENDING or state in ENDED_STATES]
+
+
+def queue_job_id(delivery_id: uuid.UUID, number: int) -> str:
+    """An id that the queue has seen is dead for ever, so every enqueueing has its own."""
+    return f"{delivery_id}-{number}"
 
 
 async def load_settings(session: AsyncSession) -> NotificationSettings[NotifierConfig]:
-    """Returns the stored channels and routes; without any, or with some that this release cannot read, none."""
+    """Returns the stored channels and routes. Channels that this installation cannot read are left out, with a word in
+    the log, and the others go on: an alert that reaches fewer people is better than one that reaches nobody.
+    """
     stored = await SettingRepository(session).value(SETTING)
     try:
         return settings_type().model_validate(stored or {})
     except ValidationError:
-        return settings_type()()
+        log.warning("some notification channels cannot be read and are left out")
+        return _readable(stored or {})
+
+
+def _readable(stored: dict[str, Any]) -> NotificationSettings[NotifierConfig]:
+    channels = {name: config for name, config in _mapping(stored.get("channels")).items() if _is_channel(config)}
+    routes = [_without_unknown(route, channels) for route in stored.get("routes") or []]
+    for document in (
+        {"channels": channels, "routes": [route for route in routes if route]},
+        {"channels": channels},  # by default what is grave goes to every channel
+    ):
+        try:
+            return settings_type().model_validate(document)
+        except ValidationError:
+            continue
+    return settings_type()()
+
+
+def _without_unknown(route: object, channels: dict[str, Any]) -> dict[str, Any]:
+    fields = _mapping(route)
+    return fields | {"channels": [name for name in fields.get("channels") or [] if name in channels]} if fields else {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_channel(config: object) -> bool:
+    try:
+        channel_config(_mapping(config))
+    except UsageError:
+        return False
+    return True
