@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -11,11 +10,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataguardian.core.context import Context
-from dataguardian.db.repositories.cleanup import PruningRepository
+from dataguardian.db.repositories.pruning import Pruning
 
-BATCH = 1000
 Days = Annotated[int, Field(ge=1, le=36_525)]
-Prune = Callable[[PruningRepository], Awaitable[int]]
+Prune = Callable[[Pruning], Awaitable[int]]
 
 
 class PruningSettings(BaseModel):
@@ -34,10 +32,10 @@ async def prune(context: Context, settings: PruningSettings, *, stopped: Callabl
     """Removes what is older than the settings say; returns how many rows of each kind."""
     now = context.clock.now()
     rules: dict[str, Prune] = {
-        "health_checks": lambda rows: rows.health(_before(now, settings.health_days), BATCH),
-        "notifications": lambda rows: rows.read_notifications(_before(now, settings.read_notifications_days), BATCH),
-        "executions": lambda rows: rows.executions(_before(now, settings.executions_days), BATCH),
-        "execution_logs": lambda rows: rows.logs(_first_id(_before(now, settings.logs_days)), BATCH),
+        "health_checks": lambda rows: rows.health_checks(_before(now, settings.health_days)),
+        "notifications": lambda rows: rows.read_notifications(_before(now, settings.read_notifications_days)),
+        "executions": lambda rows: rows.executions(_before(now, settings.executions_days)),
+        "execution_logs": lambda rows: rows.logs(_before(now, settings.logs_days)),
     }
     return {name: await _in_batches(context, rule, stopped) for name, rule in rules.items()}
 
@@ -46,9 +44,9 @@ async def _in_batches(context: Context, rule: Prune, stopped: Callable[[], bool]
     total = 0
     while not stopped():
         async with context.db.write() as session:
-            count = await rule(PruningRepository(session))
+            count = await rule(Pruning(session))
         total += count
-        if count < BATCH:
+        if count == 0:
             break
         await asyncio.sleep(0)  # others want to write, too
     return total
@@ -56,8 +54,3 @@ async def _in_batches(context: Context, rule: Prune, stopped: Callable[[], bool]
 
 def _before(now: datetime, days: int) -> datetime:
     return now - timedelta(days=days)
-
-
-def _first_id(moment: datetime) -> uuid.UUID:
-    """Returns the smallest UUIDv7 of a moment."""
-    return uuid.UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)

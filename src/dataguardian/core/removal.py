@@ -20,9 +20,10 @@ from dataguardian.core.catalog import load_manifest
 from dataguardian.core.context import Context
 from dataguardian.core.threads import in_thread
 from dataguardian.db.models import AbandonedDirectory, BackupExecution, StorageLocation
-from dataguardian.db.repositories.cleanup import AbandonedRepository, CleanupRepository
+from dataguardian.db.repositories.cleanup import CleanupRepository
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
+from dataguardian.db.repositories.stored import AbandonedRepository
 from dataguardian.domain.artifact import MANIFEST, Manifest
 from dataguardian.domain.errors import (
     IntegrityError,
@@ -163,7 +164,7 @@ class Remover:
         if str(note.execution_id) not in note.path:
             return Outcome(Removed.REPORTED, reason=f"{note.path} does not bear the name of its execution")
         async with self._context.db.read() as session:
-            named = await AbandonedRepository(session).names_backup(note)
+            named = await CleanupRepository(session).names_backup(note)
             row = await ExecutionRepository(session).find(note.execution_id)
         if named:
             await self._forget(note)

@@ -1,4 +1,4 @@
-"""What cleanup asks the catalogue: which backups a job has, what was abandoned, and what is old enough to go."""
+"""What cleanup asks the catalogue: which backups a job has, and what belongs to one that goes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select
+from sqlalchemy import delete, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,17 +17,13 @@ from dataguardian.db.models import (
     BackupExecution,
     BackupJob,
     ExecutionLog,
-    HealthCheck,
-    NotificationRow,
     Restore,
     Verification,
 )
-from dataguardian.db.repositories.base import Repository
 from dataguardian.db.repositories.executions import ACTIVE_WORK
-from dataguardian.domain.states import ACTIVE, ExecutionStatus
+from dataguardian.domain.states import ExecutionStatus
 
 STREAM_ROWS = 1000
-PRUNED_STATES = (ExecutionStatus.FAILED, ExecutionStatus.SKIPPED, ExecutionStatus.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ class CleanupRepository:
             .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
         )
         found = await self.session.stream(statement, execution_options={"yield_per": STREAM_ROWS})
-        async for row_id, created_at, pinned, stored_bytes in found.tuples():
+        async for row_id, created_at, pinned, stored_bytes in found:
             yield BackupView(row_id, created_at, pinned, stored_bytes or 0)
 
     async def half_deleted(self, job_id: uuid.UUID) -> Sequence[uuid.UUID]:
@@ -105,73 +101,18 @@ class CleanupRepository:
         )
         return found | set((await self.session.execute(noted)).scalars())
 
-    async def _deleted(self, statement: Any) -> int:  # noqa: ANN401 -- any DELETE
-        result = await self.session.execute(statement, execution_options={"synchronize_session": False})
-        return cast("CursorResult[Any]", result).rowcount
+    async def notes_of(self, execution_id: uuid.UUID) -> Sequence[AbandonedDirectory]:
+        """Returns the directories that attempts of an execution may have left."""
+        statement = select(AbandonedDirectory).where(AbandonedDirectory.execution_id == execution_id)
+        return (await self.session.execute(statement.order_by(AbandonedDirectory.id))).scalars().all()
 
-
-class AbandonedRepository(Repository[AbandonedDirectory]):
-    model = AbandonedDirectory
-    noun = "abandoned directory"
-
-    async def removable(self, after: uuid.UUID | None, limit: int) -> Sequence[AbandonedDirectory]:
-        """Returns, by id from after `after`, those whose execution is neither queued nor running any more.
-
-        An active one may still adopt what an earlier attempt left.
-        """
-        active = exists().where(
-            BackupExecution.id == AbandonedDirectory.execution_id, BackupExecution.status.in_(ACTIVE)
-        )
-        statement = select(AbandonedDirectory).where(~active)
-        if after is not None:
-            statement = statement.where(AbandonedDirectory.id > after)
-        return (await self.session.execute(statement.order_by(AbandonedDirectory.id).limit(limit))).scalars().all()
-
-    async def of(self, execution_id: uuid.UUID) -> Sequence[AbandonedDirectory]:
-        return await self.all(AbandonedDirectory.execution_id == execution_id)
-
-    async def names_backup(self, row: AbandonedDirectory) -> bool:
+    async def names_backup(self, note: AbandonedDirectory) -> bool:
         """Tells whether an execution calls this directory its backup."""
         statement = select(BackupExecution.id).where(
-            BackupExecution.storage_location_id == row.storage_location_id, BackupExecution.backup_path == row.path
+            BackupExecution.storage_location_id == note.storage_location_id, BackupExecution.backup_path == note.path
         )
         return (await self.session.execute(statement.limit(1))).first() is not None
 
-
-class PruningRepository:
-    """Old rows, in batches: each call is one short transaction's worth and returns how many rows went."""
-
-    def __init__(self, session: AsyncSession) -> None:
-        self.session = session
-
-    async def health(self, before: datetime, limit: int) -> int:
-        return await self._prune(HealthCheck, limit, HealthCheck.checked_at < before)
-
-    async def read_notifications(self, before: datetime, limit: int) -> int:
-        return await self._prune(NotificationRow, limit, NotificationRow.read_at < before)
-
-    async def logs(self, before: uuid.UUID, limit: int) -> int:
-        """Log lines are told by their ids, which begin with their time: no index of their own is needed."""
-        return await self._prune(ExecutionLog, limit, ExecutionLog.id < before)
-
-    async def executions(self, before: datetime, limit: int) -> int:
-        """Failed, skipped and cancelled ones, unless something of them may still lie in a storage."""
-        leftovers = [
-            exists().where(AbandonedDirectory.execution_id == BackupExecution.id),
-            exists().where(Restore.execution_id == BackupExecution.id),
-            exists().where(Verification.execution_id == BackupExecution.id),
-        ]
-        return await self._prune(
-            BackupExecution,
-            limit,
-            BackupExecution.status.in_(PRUNED_STATES),
-            BackupExecution.created_at < before,
-            BackupExecution.pinned.is_(False),
-            ~or_(*leftovers),
-        )
-
-    async def _prune(self, model: Any, limit: int, *where: ColumnElement[bool]) -> int:  # noqa: ANN401 -- a table's class
-        chosen = select(model.id).where(*where).limit(limit)
-        statement = delete(model).where(model.id.in_(chosen))
+    async def _deleted(self, statement: Any) -> int:  # noqa: ANN401 -- any DELETE
         result = await self.session.execute(statement, execution_options={"synchronize_session": False})
         return cast("CursorResult[Any]", result).rowcount
