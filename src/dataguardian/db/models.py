@@ -6,10 +6,22 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dataguardian.db.types import Json, UtcDateTime, word
+from dataguardian.db.types import Identifier, Json, UtcDateTime, word
 from dataguardian.domain.states import (
     CheckStatus,
     DatasourceStatus,
@@ -22,7 +34,7 @@ from dataguardian.domain.states import (
     WorkStatus,
 )
 
-_CONVENTION = {
+NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -30,15 +42,20 @@ _CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
+IS_ACTIVE = text("status IN ('queued', 'running')")
+"""Written out in a query, too: a planner uses a partial index only when it sees the index's own words."""
+IS_OWED = text("status IN ('pending', 'sending')")
+
 
 class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=_CONVENTION)
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {  # noqa: RUF012 -- the way SQLAlchemy reads it
         datetime: UtcDateTime(),
         dict[str, Any]: Json,
         list[str]: Json,
-        uuid.UUID: Uuid(),
+        uuid.UUID: Identifier(),
         int: BigInteger(),
+        float: Double(),
         ExecutionStatus: word(ExecutionStatus),
         WorkStatus: word(WorkStatus),
         Trigger: word(Trigger),
@@ -100,7 +117,7 @@ class StorageLocation(Row, Base):
 
 class BackupJob(Row, Base):
     __tablename__ = "backup_jobs"
-    __table_args__ = (Index("ix_backup_jobs_due", "enabled", "next_execution_at"),)
+    __table_args__ = (Index("ix_backup_jobs_due", "enabled", "next_execution_at", "id"),)
 
     datasource_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasources.id", ondelete="RESTRICT"), index=True)
     storage_location_id: Mapped[uuid.UUID | None] = mapped_column(
@@ -120,19 +137,36 @@ class BackupJob(Row, Base):
 class BackupExecution(Row, Base):
     __tablename__ = "backup_executions"
     __table_args__ = (
+        # Only active rows: what claims, the reconciler and the scheduler poll stays small beside a million ended ones.
         Index(
             "uq_backup_executions_active",
             "job_id",
             unique=True,
-            sqlite_where=text("status IN ('queued', 'running')"),
-            postgresql_where=text("status IN ('queued', 'running')"),
+            sqlite_where=IS_ACTIVE,
+            postgresql_where=IS_ACTIVE,
         ),
+        Index(
+            "ix_backup_executions_active",
+            "status",
+            "id",
+            sqlite_where=IS_ACTIVE,
+            postgresql_where=IS_ACTIVE,
+        ),
+        # One per filter of the list, in the list's order. What follows `id` lets a second filter, or the sum of what
+        # is stored, be answered without a look at the rows.
         Index("ix_backup_executions_created", "created_at", "id"),
-        Index("ix_backup_executions_job_created", "job_id", "created_at", "id"),
-        Index("ix_backup_executions_datasource_created", "datasource_id", "created_at", "id"),
-        Index("ix_backup_executions_storage_created", "storage_location_id", "created_at", "id"),
-        Index("ix_backup_executions_status_created", "status", "created_at", "id"),
-        Index("ix_backup_executions_job_status_created", "job_id", "status", "created_at", "id"),
+        Index("ix_backup_executions_status", "status", "created_at", "id"),
+        Index("ix_backup_executions_job", "job_id", "created_at", "id"),
+        Index("ix_backup_executions_job_status", "job_id", "status", "created_at", "id"),
+        Index("ix_backup_executions_datasource", "datasource_id", "created_at", "id", "status"),
+        Index(
+            "ix_backup_executions_storage",
+            "storage_location_id",
+            "created_at",
+            "id",
+            "status",
+            "compressed_size_bytes",
+        ),
     )
 
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("backup_jobs.id", ondelete="RESTRICT"))
@@ -166,15 +200,18 @@ class BackupExecution(Row, Base):
     cancel_requested: Mapped[bool]
     worker: Mapped[str | None] = mapped_column(String(100))
     """`<boot id of the home>/<process>` of the holder."""
-    lease_until: Mapped[datetime | None] = mapped_column(index=True)
+    lease_until: Mapped[datetime | None]
+    """Has no index: it changes every few seconds, and only active rows are ever asked for it."""
 
 
 class AbandonedDirectory(Row, Base):
     """Directories that failed or cancelled attempts may have left in a storage; only these does cleanup remove."""
 
     __tablename__ = "abandoned_directories"
+    __table_args__ = (Index("ix_abandoned_directories_execution", "execution_id", "created_at", "id"),)
 
-    execution_id: Mapped[uuid.UUID] = mapped_column(index=True)
+    execution_id: Mapped[uuid.UUID]
+    """No foreign key: the row of an execution may go before its storage can be reached."""
     storage_location_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("storage_locations.id", ondelete="RESTRICT"), index=True
     )
@@ -193,11 +230,20 @@ class BackupChunk(Row, Base):
     checksum: Mapped[str] = mapped_column(String(64))
 
 
+def _work_indexes(table: str) -> tuple[Index, ...]:
+    return (
+        Index(f"ix_{table}_active", "status", "id", sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE),
+        Index(f"ix_{table}_created", "created_at", "id"),
+        Index(f"ix_{table}_status", "status", "created_at", "id"),
+        Index(f"ix_{table}_execution", "execution_id", "created_at", "id"),
+    )
+
+
 class Work:
     """What restores and verifications share. While one is queued or running it is a lease on its backup."""
 
-    execution_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("backup_executions.id", ondelete="RESTRICT"), index=True)
-    status: Mapped[WorkStatus] = mapped_column(index=True)
+    execution_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("backup_executions.id", ondelete="RESTRICT"))
+    status: Mapped[WorkStatus]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     duration_seconds: Mapped[float | None]
@@ -209,23 +255,26 @@ class Work:
     enqueue_number: Mapped[int] = mapped_column(Integer)
     cancel_requested: Mapped[bool]
     worker: Mapped[str | None] = mapped_column(String(100))
-    lease_until: Mapped[datetime | None] = mapped_column(index=True)
+    lease_until: Mapped[datetime | None]
 
 
 class Restore(Row, Work, Base):
     """A restore is never a backup: it has a table of its own and counts nowhere else."""
 
     __tablename__ = "restores"
-
-    target_datasource_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("datasources.id", ondelete="RESTRICT"), index=True
+    __table_args__ = (
+        *_work_indexes("restores"),
+        Index("ix_restores_target", "target_datasource_id", "created_at", "id"),
     )
+
+    target_datasource_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasources.id", ondelete="RESTRICT"))
     drop_existing: Mapped[bool]
     streams: Mapped[list[str]]
 
 
 class Verification(Row, Work, Base):
     __tablename__ = "verifications"
+    __table_args__ = _work_indexes("verifications")
 
     deep: Mapped[bool]
     ok: Mapped[bool | None]
@@ -233,10 +282,10 @@ class Verification(Row, Work, Base):
 
 
 class ExecutionLog(Row, Base):
-    """One line of the log that is kept per execution, restore or verification."""
+    """One line of the log that is kept per execution, restore or verification. Its id tells its age."""
 
     __tablename__ = "execution_logs"
-    __table_args__ = (Index("ix_execution_logs_owner", "owner_id", "number"),)
+    __table_args__ = (UniqueConstraint("owner_id", "number"),)
 
     owner_id: Mapped[uuid.UUID]
     number: Mapped[int]
@@ -250,9 +299,10 @@ class HealthCheck(Row, Base):
 
     __tablename__ = "health_checks"
     __table_args__ = (
-        Index("ix_health_checks_datasource", "datasource_id", "checked_at"),
-        Index("ix_health_checks_storage", "storage_location_id", "checked_at"),
+        Index("ix_health_checks_datasource", "datasource_id", "checked_at", "id"),
+        Index("ix_health_checks_storage", "storage_location_id", "checked_at", "id"),
         Index("ix_health_checks_checked", "checked_at", "id"),
+        CheckConstraint("(datasource_id IS NULL) <> (storage_location_id IS NULL)", name="one_subject"),
     )
 
     datasource_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("datasources.id", ondelete="CASCADE"))
@@ -270,8 +320,8 @@ class NotificationRow(Row, Base):
     __tablename__ = "notifications"
     __table_args__ = (
         Index("ix_notifications_created", "created_at", "id"),
-        Index("ix_notifications_unread", "read_at", "created_at"),
-        Index("ix_notifications_entity", "entity_type", "entity_id", "created_at"),
+        Index("ix_notifications_unread", "read_at", "created_at", "id"),
+        Index("ix_notifications_entity", "entity_type", "entity_id", "created_at", "id"),
     )
 
     type: Mapped[NotificationType]
@@ -290,7 +340,9 @@ class NotificationDelivery(Row, Base):
     __tablename__ = "notification_deliveries"
     __table_args__ = (
         UniqueConstraint("notification_id", "channel"),
-        Index("ix_notification_deliveries_status", "status", "created_at"),
+        Index("ix_notification_deliveries_status", "status", "created_at", "id"),
+        Index("ix_notification_deliveries_owed", "id", sqlite_where=IS_OWED, postgresql_where=IS_OWED),
+        CheckConstraint("status IN ('pending', 'sending', 'sent', 'failed')", name="status"),
     )
 
     notification_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("notifications.id", ondelete="CASCADE"))

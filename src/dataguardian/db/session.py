@@ -2,59 +2,80 @@
 
 On SQLite every write transaction is `BEGIN IMMEDIATE` behind one lock of the process, short, with no waiting on I/O
 inside: a deferred transaction that reads and then writes fails at once when another writer came between, whatever the
-busy timeout. `synchronous=FULL` and WAL make a committed row survive a power cut.
+busy timeout. `synchronous=FULL` and WAL make a committed row survive a power cut. A read is one snapshot and cannot
+write, on both.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from dataguardian.db.address import postgres_url, sqlite_path
+from dataguardian.db.errors import translated, unavailable
+from dataguardian.db.recent import Recent
 from dataguardian.domain.clock import Clock
-from dataguardian.domain.errors import CatalogUnavailableError
+from dataguardian.domain.errors import MissingToolError, UsageError
 
 BUSY_TIMEOUT_MS = 5000
+TURN_SECONDS = 10.0
+"""How long a writer waits for its turn behind others of this process before the catalogue counts as away."""
 CONNECT_TIMEOUT_SECONDS = 2
+SQLITE_CACHE_KIB = 16384
+SQLITE_READERS = 5
+POSTGRES_CONNECTIONS = 10
+
+# A session that hangs, because its process was frozen or its machine lost the network, must not hold locks for ever.
+_POSTGRES_LIMITS = "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c jit=off"
+_POSTGRES_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10000}
 
 
 class Database:
-    """The catalogue. `url` is `sqlite:////absolute/path.db` or `postgresql://user:password@host/db`."""
+    """The catalogue. `url` is `sqlite:////absolute/path.db` or `postgresql://user:password@host/db`.
+
+    `engine` is for writing. Raises UsageError for another address, MissingToolError without PostgreSQL's driver.
+    """
 
     def __init__(self, url: str) -> None:
-        self.is_sqlite = url.startswith("sqlite")
-        self._lock = asyncio.Lock() if self.is_sqlite else None
-        self.engine = _create_engine(url, is_sqlite=self.is_sqlite)
+        path = sqlite_path(url)
+        self.is_sqlite = path is not None
+        self.recent = Recent()
+        self._turn = asyncio.Lock() if self.is_sqlite else None
+        self._closing: set[asyncio.Task[None]] = set()
+        if path is not None:
+            self.engine, self._reader = _sqlite_engines(str(path))
+        else:
+            self.engine = _postgres_engine(url)
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session for reading; nothing that happens in it is committed."""
-        async with _translated(), AsyncSession(self.engine, expire_on_commit=False) as session:
-            yield session
+        """A session that sees one moment of the catalogue and cannot change it. Do not wait on I/O inside."""
+        with translated():
+            async with self._session(self._reader, {"recent": self.recent}) as session:
+                yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """One write transaction: committed when the block ends well, rolled back when it raises. Keep it short."""
-        if self._lock is None:
-            async with _translated(), AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
-                yield session
-            return
-        async with self._lock, _translated(), AsyncSession(self.engine, expire_on_commit=False) as session:
-            await session.execute(text("BEGIN IMMEDIATE"))
-            try:
-                yield session
-            except BaseException:
-                await session.rollback()
-                raise
-            await session.commit()
+        with translated():
+            async with self._my_turn(), self._session(self.engine, {}) as session:
+                try:
+                    yield session
+                except BaseException:
+                    await session.rollback()
+                    raise
+                await session.commit()
 
     async def ping(self) -> None:
         """Raises CatalogUnavailableError within CONNECT_TIMEOUT_SECONDS when the database does not answer."""
@@ -62,10 +83,63 @@ class Database:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS), self.read() as session:
                 await session.execute(text("SELECT 1"))
         except TimeoutError as error:
-            raise _unavailable() from error
+            raise unavailable("no answer in time") from error
+
+    async def optimize(self) -> None:
+        """Lets SQLite look at its tables again, so that it plans well; for a daily pass. PostgreSQL does it itself."""
+        if self.is_sqlite:
+            with translated():
+                async with self._my_turn(), self._session(self.engine, {}) as session:
+                    await session.execute(text("PRAGMA analysis_limit=1000"))
+                    await session.execute(text("PRAGMA optimize"))
+                    await session.commit()
 
     async def close(self) -> None:
         await self.engine.dispose()
+        await self._reader.dispose()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        if self._turn is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise unavailable("other writers have it") from error
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[AsyncSession]:
+        """A session that has its connection already: a server that hangs is found out in time, and left alone."""
+        session = AsyncSession(engine, expire_on_commit=False, info=info)
+        opening = asyncio.create_task(session.connection())
+        try:
+            done, _ = await asyncio.wait({opening}, timeout=None if self.is_sqlite else CONNECT_TIMEOUT_SECONDS)
+        except asyncio.CancelledError:
+            self._spawn(_abandon(session, opening))
+            raise
+        if not done:
+            self._spawn(_abandon(session, opening))
+            raise unavailable("no answer in time")
+        try:
+            opening.result()
+            yield session
+        finally:
+            await asyncio.shield(self._spawn(session.close()))
+
+    def _spawn(self, closing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Lets a session close whatever happens to its user, so that its connection goes back to the pool."""
+        task = asyncio.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
 
 
 async def fingerprint(session: AsyncSession, home_id: str) -> str:
@@ -86,44 +160,83 @@ async def server_time(session: AsyncSession, clock: Clock) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _create_engine(url: str, *, is_sqlite: bool) -> AsyncEngine:
-    if not is_sqlite:
-        address = make_url(url).set(drivername="postgresql+psycopg")
+async def _abandon(session: AsyncSession, opening: asyncio.Task[Any]) -> None:
+    opening.cancel()
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        await opening
+    with contextlib.suppress(Exception):
+        await session.close()
+
+
+def _postgres_engine(url: str) -> AsyncEngine:
+    address = _parsed(postgres_url(url)).set(drivername="postgresql+psycopg")
+    given: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": "dataguardian",
+        "options": _POSTGRES_LIMITS,
+        **_POSTGRES_NETWORK,
+    }
+    try:
         return create_async_engine(
             address,
-            pool_size=10,
-            max_overflow=10,
+            pool_size=POSTGRES_CONNECTIONS,
+            max_overflow=POSTGRES_CONNECTIONS,
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "dataguardian"},
+            connect_args={name: value for name, value in given.items() if name not in address.query},
         )
-    engine = create_async_engine(make_url(url).set(drivername="sqlite+aiosqlite"))
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
+    except ImportError as error:
+        raise MissingToolError(
+            "PostgreSQL's driver is not installed", hint="pip install 'dataguardian[postgres]'"
+        ) from error
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise UsageError(
+            "DATABASE_URL is not a valid address", hint="percent-encode special characters of user and password"
+        ) from None  # the cause would show the password
+
+
+def _sqlite_engines(path: str) -> tuple[AsyncEngine, AsyncEngine]:
+    """Returns the engine that writes, of one connection, and the one that reads."""
+    address = URL.create("sqlite+aiosqlite", database=path)
+    writer = create_async_engine(address, pool_size=1, max_overflow=0, pool_timeout=TURN_SECONDS)
+    reader = create_async_engine(address, pool_size=SQLITE_READERS, max_overflow=0, pool_timeout=TURN_SECONDS)
+    for engine, statement in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _beginner(statement))
+    event.listen(reader.sync_engine, "connect", _forbid_writing)
+    return writer, reader
+
+
+def _beginner(statement: str) -> Callable[[Connection], None]:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 -- the driver's adapted connection
     connection.isolation_level = None  # we say BEGIN ourselves
+    pragmas: dict[str, str | int] = {
+        "busy_timeout": BUSY_TIMEOUT_MS,
+        "journal_mode": "WAL",
+        "synchronous": "FULL",
+        "foreign_keys": "ON",
+        "cache_size": -SQLITE_CACHE_KIB,
+    }
+    _set_pragmas(connection, pragmas)
+
+
+def _forbid_writing(connection: Any, _: object) -> None:  # noqa: ANN401 -- the driver's adapted connection
+    _set_pragmas(connection, {"query_only": "ON"})
+
+
+def _set_pragmas(connection: Any, pragmas: Mapping[str, str | int]) -> None:  # noqa: ANN401 -- the driver's
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
-        cursor.execute(f"PRAGMA {pragma}")
+    for name, value in pragmas.items():
+        cursor.execute(f"PRAGMA {name}={value}")
     cursor.close()
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """A catalogue that is away is one error, whatever the driver calls it. Broken rules (unique, foreign) pass."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise _unavailable() from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise _unavailable() from error
-        raise
-
-
-def _unavailable() -> CatalogUnavailableError:
-    return CatalogUnavailableError(
-        "the catalogue database does not answer", hint="DataGuardian goes on by itself when it is back"
-    )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import ColumnElement, CursorResult, UpdateBase, delete, func, select
+from sqlalchemy import ColumnElement, CursorResult, UpdateBase, and_, delete, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dataguardian.db.recent import Recent
 from dataguardian.domain.errors import NotFoundError
 
 MAX_LIMIT = 100
@@ -76,11 +77,24 @@ class Repository(Generic[R]):
         return cast("CursorResult[Any]", result).rowcount
 
     async def count(self, *where: ColumnElement[bool]) -> int:
-        statement = select(func.count()).select_from(self.model).where(*where)
-        return (await self.session.execute(statement)).scalar_one()
+        return await count_of(self.session, self.model, *where)
 
-    async def all(self, *where: ColumnElement[bool], order: Any = None) -> Sequence[R]:  # noqa: ANN401 -- a column
-        statement = select(self.model).where(*where).order_by(self.model.id if order is None else order)
+    async def total(self, *where: ColumnElement[bool]) -> int:
+        """Counts for a list: a total above 10,000 may be some seconds old in a session that reads."""
+        recent: Recent | None = self.session.info.get("recent")
+        if recent is None:
+            return await self.count(*where)
+        compiled = and_(true(), *where).compile(dialect=self.session.get_bind().dialect)
+        key = (self.model.__tablename__, compiled.string, tuple(compiled.params.items()))
+        known: int | None = recent.get(key)
+        if known is None:
+            known = await self.count(*where)
+            recent.put_total(key, known)
+        return known
+
+    async def all(self, *where: ColumnElement[bool], order: Any = None) -> Sequence[R]:  # noqa: ANN401 -- a column, or several
+        columns = order if isinstance(order, tuple) else (self.model.id if order is None else order,)
+        statement = select(self.model).where(*where).order_by(*columns)
         return (await self.session.execute(statement)).scalars().all()
 
     async def page(
@@ -90,6 +104,7 @@ class Repository(Generic[R]):
         limit: int,
         newest_by: Any = None,  # noqa: ANN401 -- a column
         total: int | None = None,
+        oldest_first: bool = False,
     ) -> Page[R]:
         """Returns page `page` (from 1), newest first by `newest_by` (default `created_at`), ties by id.
 
@@ -97,19 +112,31 @@ class Repository(Generic[R]):
         million rows costs what the middle one does at most. `total` may be given when the caller knows it.
         """
         column = self.model.created_at if newest_by is None else newest_by
-        total = await self.count(*where) if total is None else total
-        skip, take = (page - 1) * limit, limit
-        ids = select(self.model.id).where(*where)
-        if skip > total // 2:
-            take = max(0, min(limit, total - skip))
-            chosen = ids.order_by(column.asc(), self.model.id.asc()).offset(max(0, total - skip - take)).limit(take)
-        else:
-            chosen = ids.order_by(column.desc(), self.model.id.desc()).offset(skip).limit(take)
-        if take == 0:
+        total = await self.total(*where) if total is None else total
+        skip = (page - 1) * limit
+        take = min(limit, total - skip)
+        if take <= 0:
             return Page([], total, page, limit)
-        found = (await self.session.execute(chosen)).scalars().all()
-        statement = select(self.model).where(self.model.id.in_(found)).order_by(column.desc(), self.model.id.desc())
-        return Page((await self.session.execute(statement)).scalars().all(), total, page, limit)
+        from_the_end = skip > total // 2
+        ids = (
+            select(self.model.id)
+            .where(*where)
+            .order_by(*_order(column, self.model.id, ascending=oldest_first is not from_the_end))
+            .offset(total - skip - take if from_the_end else skip)
+            .limit(take)
+        )
+        found = (await self.session.execute(ids)).scalars().all()
+        order = _order(column, self.model.id, ascending=oldest_first)
+        return Page(await self.all(self.model.id.in_(found), order=order), total, page, limit)
+
+
+async def count_of(session: AsyncSession, model: type[Any], *where: ColumnElement[bool]) -> int:
+    """Counts the rows of a table."""
+    return (await session.execute(select(func.count()).select_from(model).where(*where))).scalar_one()
+
+
+def _order(column: Any, row_id: Any, *, ascending: bool) -> tuple[Any, Any]:  # noqa: ANN401 -- columns
+    return (column.asc(), row_id.asc()) if ascending else (column.desc(), row_id.desc())
 
 
 def stamp(row: R, now: datetime) -> R:

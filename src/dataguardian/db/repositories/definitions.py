@@ -6,10 +6,18 @@ import uuid
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from dataguardian.db.models import Datasource, StorageLocation
-from dataguardian.db.repositories.base import Repository
+from dataguardian.db.models import (
+    AbandonedDirectory,
+    BackupExecution,
+    BackupJob,
+    Datasource,
+    Restore,
+    StorageLocation,
+)
+from dataguardian.db.repositories.base import Repository, count_of
 
 
 class DatasourceRepository(Repository[Datasource]):
@@ -20,6 +28,14 @@ class DatasourceRepository(Repository[Datasource]):
         """Returns those of `ids` that are switched on."""
         statement = select(Datasource.id).where(Datasource.id.in_(ids), Datasource.enabled.is_(True))
         return set((await self.session.execute(statement)).scalars())
+
+    async def uses_of(self, datasource_id: uuid.UUID) -> dict[str, int | list[str]]:
+        """Returns what keeps a datasource from being deleted: names of jobs, numbers of executions and restores."""
+        return {
+            "backup jobs": await names_of_jobs(self.session, BackupJob.datasource_id == datasource_id),
+            "executions": await count_of(self.session, BackupExecution, BackupExecution.datasource_id == datasource_id),
+            "restores": await count_of(self.session, Restore, Restore.target_datasource_id == datasource_id),
+        }
 
 
 class StorageRepository(Repository[StorageLocation]):
@@ -35,3 +51,19 @@ class StorageRepository(Repository[StorageLocation]):
         """Makes no storage location the default, so that another one can become it in this transaction."""
         statement = update(StorageLocation).where(StorageLocation.is_default.is_(True))
         await self.changed(statement.values(is_default=False, updated_at=now))
+
+    async def uses_of(self, storage_location_id: uuid.UUID) -> dict[str, int | list[str]]:
+        """Returns what keeps a storage location from being deleted. Directories are what cleanup must still remove."""
+        execution, directory = BackupExecution, AbandonedDirectory
+        return {
+            "backup jobs": await names_of_jobs(self.session, BackupJob.storage_location_id == storage_location_id),
+            "executions": await count_of(self.session, execution, execution.storage_location_id == storage_location_id),
+            "abandoned directories": await count_of(
+                self.session, directory, directory.storage_location_id == storage_location_id
+            ),
+        }
+
+
+async def names_of_jobs(session: AsyncSession, where: ColumnElement[bool]) -> list[str]:
+    statement = select(BackupJob.name).where(where).order_by(BackupJob.name)
+    return list((await session.execute(statement)).scalars())

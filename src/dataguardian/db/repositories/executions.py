@@ -1,15 +1,14 @@
-"""Backup executions: every claim and every end is a compare-and-set on `attempt`, so that a worker that lost its lease
-can never write over the one that took over.
-"""
+"""Backup executions, and the jobs that they are of."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as BrokenRule
 
 from dataguardian.db.models import (
@@ -17,21 +16,59 @@ from dataguardian.db.models import (
     BackupChunk,
     BackupExecution,
     BackupJob,
+    ExecutionLog,
     Restore,
     Verification,
 )
-from dataguardian.db.repositories.base import Repository
+from dataguardian.db.repositories.base import Page, Repository, count_of
+from dataguardian.db.repositories.work import WorkRepository
 from dataguardian.domain.errors import ConflictError
 from dataguardian.domain.ids import new_id
+from dataguardian.domain.retention import RetainedBackup
 from dataguardian.domain.states import ACTIVE, ExecutionStatus, WorkStatus
 
 ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
 CHUNK_BATCH = 500
+STREAM_BATCH = 1000
 
 
-class ExecutionRepository(Repository[BackupExecution]):
+@dataclass(frozen=True, kw_only=True)
+class ExecutionFilter:
+    """What a list of executions is narrowed to. `created_from` belongs to the list, `created_to` no longer."""
+
+    job_id: uuid.UUID | None = None
+    datasource_id: uuid.UUID | None = None
+    storage_location_id: uuid.UUID | None = None
+    status: ExecutionStatus | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        equal = {
+            BackupExecution.job_id: self.job_id,
+            BackupExecution.datasource_id: self.datasource_id,
+            BackupExecution.storage_location_id: self.storage_location_id,
+            BackupExecution.status: self.status,
+        }
+        conditions = [column == value for column, value in equal.items() if value is not None]
+        if self.created_from is not None:
+            conditions.append(BackupExecution.created_at >= self.created_from)
+        if self.created_to is not None:
+            conditions.append(BackupExecution.created_at < self.created_to)
+        return conditions
+
+
+class ExecutionRepository(WorkRepository[BackupExecution]):
     model = BackupExecution
     noun = "execution"
+    words = ExecutionStatus
+    fresh: ClassVar[Mapping[str, Any]] = {"attempt_path": None}
+
+    async def listed(
+        self, chosen: ExecutionFilter, *, page: int, limit: int, oldest_first: bool = False
+    ) -> Page[BackupExecution]:
+        """Returns a page of the list, by `created_at`."""
+        return await self.page(*chosen.conditions(), page=page, limit=limit, oldest_first=oldest_first)
 
     async def insert(self, row: BackupExecution) -> BackupExecution:
         """Raises ConflictError, naming the other one, when the job has an execution that is queued or running."""
@@ -58,40 +95,6 @@ class ExecutionRepository(Repository[BackupExecution]):
             BackupExecution.job_id.in_(job_ids), BackupExecution.status.in_(ACTIVE)
         )
         return {job_id: row_id for job_id, row_id in (await self.session.execute(statement)).tuples() if job_id}
-
-    async def claim(
-        self, execution_id: uuid.UUID, attempt: int, *, worker: str, now: datetime, lease: timedelta
-    ) -> bool:
-        """Takes a queued execution; False when somebody else did, or it is no longer queued."""
-        return await self._set(
-            execution_id,
-            attempt,
-            (ExecutionStatus.QUEUED,),
-            status=ExecutionStatus.RUNNING,
-            attempt=attempt + 1,
-            worker=worker,
-            lease_until=now + lease,
-            started_at=func.coalesce(BackupExecution.started_at, now),
-            attempt_path=None,
-            updated_at=now,
-        )
-
-    async def renew(self, execution_id: uuid.UUID, attempt: int, *, now: datetime, lease: timedelta) -> bool | None:
-        """Extends the lease; returns whether a cancel was asked for, None when the execution is no longer ours."""
-        if not await self._set(
-            execution_id, attempt, (ExecutionStatus.RUNNING,), lease_until=now + lease, updated_at=now
-        ):
-            return None
-        statement = select(BackupExecution.cancel_requested).where(BackupExecution.id == execution_id)
-        return (await self.session.execute(statement)).scalar_one()
-
-    async def change(self, execution_id: uuid.UUID, attempt: int, now: datetime, **values: Any) -> bool:  # noqa: ANN401 -- columns
-        """Writes to a running execution that is still ours; False means: stop, write nothing more."""
-        return await self._set(execution_id, attempt, (ExecutionStatus.RUNNING,), updated_at=now, **values)
-
-    async def change_queued(self, execution_id: uuid.UUID, attempt: int, now: datetime, **values: Any) -> bool:  # noqa: ANN401 -- columns
-        """Writes to an execution that nobody has claimed since `attempt` was read."""
-        return await self._set(execution_id, attempt, (ExecutionStatus.QUEUED,), updated_at=now, **values)
 
     async def add_chunks(self, execution_id: uuid.UUID, chunks: Sequence[tuple[str, int, str]], now: datetime) -> None:
         """Inserts (path, stored size, stored SHA-256) in order, in batches; chunk numbers begin at 1."""
@@ -167,59 +170,6 @@ class ExecutionRepository(Repository[BackupExecution]):
             )
         )
 
-    async def requeue(self, row: BackupExecution, now: datetime, *, bump: bool = False, **values: Any) -> None:  # noqa: ANN401 -- columns
-        """Puts a row that was locked in this transaction back into the queue; `bump` makes old queue jobs stale."""
-        for name, value in values.items():
-            setattr(row, name, value)
-        row.status = ExecutionStatus.QUEUED
-        row.lease_until = row.worker = row.attempt_path = None
-        row.enqueue_number += int(bump)
-        row.updated_at = now
-        await self.session.flush()
-
-    async def bump(self, row: BackupExecution, now: datetime) -> bool:
-        """Gives a queued row that nobody touched since it was read a new queue job; False when somebody did."""
-        statement = (
-            update(BackupExecution)
-            .where(
-                BackupExecution.id == row.id,
-                BackupExecution.status == ExecutionStatus.QUEUED,
-                BackupExecution.enqueue_number == row.enqueue_number,
-            )
-            .values(enqueue_number=row.enqueue_number + 1, updated_at=now)
-        )
-        if not await self.changed(statement):
-            return False
-        row.enqueue_number += 1
-        return True
-
-    async def dead(self, home_id: str, boot_id: str, now: datetime, limit: int) -> Sequence[BackupExecution]:
-        """Returns and locks running rows whose worker is dead: another boot of this home, or a lease that ran out."""
-        other_boot = and_(
-            BackupExecution.worker.startswith(f"{home_id}/", autoescape=True),
-            BackupExecution.worker != f"{home_id}/{boot_id}",
-        )
-        statement = (
-            select(BackupExecution)
-            .where(
-                BackupExecution.status == ExecutionStatus.RUNNING,
-                or_(other_boot, BackupExecution.lease_until < now, BackupExecution.lease_until.is_(None)),
-            )
-            .order_by(BackupExecution.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return (await self.session.execute(statement)).scalars().all()
-
-    async def waiting(self, before: datetime, after: uuid.UUID | None, limit: int) -> Sequence[BackupExecution]:
-        """Returns queued rows that nothing touched since `before`, in the order of their ids, from after `after`."""
-        statement = select(BackupExecution).where(
-            BackupExecution.status == ExecutionStatus.QUEUED, BackupExecution.updated_at <= before
-        )
-        if after is not None:
-            statement = statement.where(BackupExecution.id > after)
-        return (await self.session.execute(statement.order_by(BackupExecution.id).limit(limit))).scalars().all()
-
     async def newest_good(self, job_id: uuid.UUID) -> BackupExecution | None:
         statement = (
             select(BackupExecution)
@@ -229,23 +179,47 @@ class ExecutionRepository(Repository[BackupExecution]):
         )
         return (await self.session.execute(statement)).scalars().first()
 
-    async def _set(
-        self,
-        execution_id: uuid.UUID,
-        held: int,
-        states: Sequence[ExecutionStatus],
-        **values: Any,  # noqa: ANN401 -- columns
-    ) -> bool:
+    async def deleting(self, after: uuid.UUID | None, limit: int) -> Sequence[BackupExecution]:
+        """Returns executions whose deletion began, by id from after `after`: a crash may have stopped it."""
+        statement = select(BackupExecution).where(BackupExecution.status == ExecutionStatus.DELETING)
+        if after is not None:
+            statement = statement.where(BackupExecution.id > after)
+        return (await self.session.execute(statement.order_by(BackupExecution.id).limit(limit))).scalars().all()
+
+    async def remove(self, execution_id: uuid.UUID) -> bool:
+        """Deletes an execution in `deleting`, whose objects are gone, with its chunks, its logs and the restores and
+        verifications of it, which ended. Returns False when it is in another state, or not there.
+
+        Abandoned directories stay listed: only the removal of a directory ends that.
+        """
+        row = await self.find_locked(execution_id)
+        if row is None or row.status is not ExecutionStatus.DELETING:
+            return False
+        for work in (Restore, Verification):
+            ended = select(work.id).where(work.execution_id == execution_id, work.status.not_in(ACTIVE_WORK))
+            await self.changed(delete(ExecutionLog).where(ExecutionLog.owner_id.in_(ended)))
+            await self.changed(delete(work).where(work.id.in_(ended)))
+        await self.changed(delete(ExecutionLog).where(ExecutionLog.owner_id == execution_id))
+        return await self.delete(execution_id)
+
+    async def retained(self, job_id: uuid.UUID) -> AsyncIterator[RetainedBackup]:
+        """Yields a job's completed executions, newest first, as retention sees them: memory stays flat.
+
+        `size_bytes` is what is stored. Read in the block of one session, and do nothing else with it meanwhile.
+        """
         statement = (
-            update(BackupExecution)
-            .where(
-                BackupExecution.id == execution_id,
-                BackupExecution.attempt == held,
-                BackupExecution.status.in_(states),
+            select(
+                BackupExecution.id,
+                BackupExecution.created_at,
+                BackupExecution.pinned,
+                func.coalesce(BackupExecution.compressed_size_bytes, 0),
             )
-            .values(**values)
+            .where(BackupExecution.job_id == job_id, BackupExecution.status == ExecutionStatus.COMPLETED)
+            .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
+            .execution_options(yield_per=STREAM_BATCH)
         )
-        return bool(await self.changed(statement))
+        async for row_id, created_at, pinned, size_bytes in await self.session.stream(statement):
+            yield RetainedBackup(str(row_id), created_at, pinned, size_bytes)
 
 
 class JobRepository(Repository[BackupJob]):
@@ -266,3 +240,17 @@ class JobRepository(Repository[BackupJob]):
             .with_for_update(skip_locked=True)
         )
         return (await self.session.execute(statement)).scalars().all()
+
+    async def next_due(self, limit: int) -> Sequence[BackupJob]:
+        """Returns the enabled jobs that run next, the soonest first."""
+        statement = (
+            select(BackupJob)
+            .where(BackupJob.enabled.is_(True), BackupJob.next_execution_at.is_not(None))
+            .order_by(BackupJob.next_execution_at, BackupJob.id)
+            .limit(limit)
+        )
+        return (await self.session.execute(statement)).scalars().all()
+
+    async def uses_of(self, job_id: uuid.UUID) -> dict[str, int | list[str]]:
+        """Returns what keeps a job from being deleted: {"executions": how many}."""
+        return {"executions": await count_of(self.session, BackupExecution, BackupExecution.job_id == job_id)}

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dataguardian.db.models import ExecutionLog, NotificationDelivery, NotificationRow, SystemSetting
 from dataguardian.db.repositories.base import Repository
@@ -43,20 +44,26 @@ class SettingRepository(Repository[SystemSetting]):
     model = SystemSetting
     noun = "setting"
 
+    async def by_key(self, key: str) -> SystemSetting | None:
+        statement = select(SystemSetting).where(SystemSetting.key == key)
+        return (await self.session.execute(statement)).scalars().first()
+
     async def value(self, key: str) -> dict[str, Any] | None:
         statement = select(SystemSetting.value).where(SystemSetting.key == key)
         return (await self.session.execute(statement)).scalars().first()
 
     async def put(self, key: str, value: dict[str, Any], description: str, now: datetime) -> SystemSetting:
-        """Stores a setting, or changes the one that there is."""
-        statement = select(SystemSetting).where(SystemSetting.key == key).with_for_update()
-        row = (await self.session.execute(statement)).scalars().first()
-        if row is None:
-            row = SystemSetting(id=new_id(now), created_at=now, key=key)
-            self.session.add(row)
-        row.value, row.description, row.updated_at = value, description, now
-        await self.session.flush()
-        return row
+        """Stores a setting, or changes the one that there is; the last of two writers wins."""
+        given = {"value": value, "description": description, "updated_at": now}
+        dialect = sqlite if self.session.get_bind().dialect.name == "sqlite" else postgresql
+        statement = (
+            dialect.insert(SystemSetting)
+            .values(id=new_id(now), created_at=now, key=key, **given)
+            .on_conflict_do_update(index_elements=["key"], set_=given)
+        )
+        await self.session.execute(statement)
+        chosen = select(SystemSetting).where(SystemSetting.key == key).execution_options(populate_existing=True)
+        return (await self.session.execute(chosen)).scalars().one()
 
 
 class LogRepository(Repository[ExecutionLog]):
@@ -65,6 +72,7 @@ class LogRepository(Repository[ExecutionLog]):
 
     async def append(self, owner_id: uuid.UUID, lines: Sequence[dict[str, Any]]) -> None:
         """Adds lines ({created_at, level, message, details}) behind those that are there."""
+        await self._one_writer(owner_id)
         last = select(func.coalesce(func.max(ExecutionLog.number), 0)).where(ExecutionLog.owner_id == owner_id)
         number = (await self.session.execute(last)).scalar_one()
         await self.session.execute(
@@ -90,3 +98,9 @@ class LogRepository(Repository[ExecutionLog]):
             .limit(limit)
         )
         return (await self.session.execute(statement)).scalars().all()
+
+    async def _one_writer(self, owner_id: uuid.UUID) -> None:
+        """Makes writers of one log wait for each other, so that no number is given twice; SQLite has one writer."""
+        if self.session.get_bind().dialect.name == "postgresql":
+            number = int.from_bytes(owner_id.bytes[8:], signed=True)
+            await self.session.execute(select(func.pg_advisory_xact_lock(number)))
