@@ -12,6 +12,7 @@ import typer
 from dataguardian import __version__
 from dataguardian.cli import output
 from dataguardian.cli.backup import backup
+from dataguardian.cli.db import db
 from dataguardian.cli.doctor import doctor
 from dataguardian.cli.list import list_
 from dataguardian.cli.restore import restore
@@ -35,6 +36,7 @@ app.command("list")(list_)
 app.command()(verify)
 app.command()(restore)
 app.command()(doctor)
+app.add_typer(db, name="db")
 
 
 def _show_version(wanted: bool) -> None:
