@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
 
 from dataguardian.domain.errors import UsageError
 
@@ -50,4 +51,4 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 -- plain JSON comes out
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    return value
+    return to_jsonable_python(value)

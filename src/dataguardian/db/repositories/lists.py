@@ -83,9 +83,7 @@ class Lists:
         return {status: found.get(status, 0) for status in DatasourceStatus}
 
     async def jobs(self, filters: Filters, page: int, limit: int) -> Page[BackupJob]:
-        where = _equal(
-            BackupJob, datasource_id=filters.datasource_id, storage_location_id=filters.storage_location_id
-        )
+        where = _equal(BackupJob, datasource_id=filters.datasource_id, storage_location_id=filters.storage_location_id)
         return await JobRepository(self.session).page(*where, page=page, limit=limit)
 
     async def executions(self, filters: Filters, page: int, limit: int) -> Page[BackupExecution]:

@@ -1,0 +1,80 @@
+"""The application: every route behind one gate, and one shape of errors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from dataguardian import __version__
+from dataguardian.api import errors
+from dataguardian.api.gate import Gate
+from dataguardian.api.routes import (
+    backup_jobs,
+    configuration,
+    datasources,
+    executions,
+    health,
+    notifications,
+    storage_locations,
+    system,
+    work,
+)
+from dataguardian.api.schemas.common import ErrorOut
+from dataguardian.core.services import Services
+
+ROUTERS = (
+    datasources.router,
+    storage_locations.router,
+    backup_jobs.router,
+    executions.router,
+    work.restores,
+    work.verifications,
+    health.router,
+    notifications.router,
+    system.router,
+    configuration.router,
+    health.probes,
+)
+_ABOUT = (
+    "Backups that are known to restore. Lists take `page` and `limit`; times are RFC 3339 in UTC, sizes bytes; every "
+    "error is `{error, message, details}`. Requests come from this machine only: there is no access control yet."
+)
+
+
+def create_app(services: Services) -> FastAPI:
+    """Returns the application. Whoever stops the server sets `app.state.stopping` first, which ends event streams."""
+    app = _App(
+        title="DataGuardian",
+        version=__version__,
+        description=_ABOUT,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=_operation,
+        separate_input_output_schemas=False,
+    )
+    app.state.services = services
+    app.state.stopping = asyncio.Event()
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(Gate)
+    return app
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Returns the API's own document, made when it is first asked for."""
+        if not self.openapi_schema:
+            schemas = super().openapi()["components"]["schemas"]
+            schema = ErrorOut.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)  # they are components already
+            schemas.setdefault(errors.SCHEMA_NAME, schema)
+        return super().openapi()

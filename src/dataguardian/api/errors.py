@@ -1,0 +1,155 @@
+"""The one place where errors become answers: a status, and the body `{"error", "message", "details"}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dataguardian.api.schemas.common import ErrorOut
+from dataguardian.domain.errors import (
+    AccessError,
+    CatalogUnavailableError,
+    ConflictError,
+    DataGuardianError,
+    EngineError,
+    NotFoundError,
+    NotifierError,
+    ObjectMissingError,
+    QueueUnavailableError,
+    StorageError,
+    TargetInUseError,
+    UsageError,
+)
+
+log = structlog.get_logger(__name__)
+
+_STATUS: Mapping[type[DataGuardianError], int] = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    TargetInUseError: 409,
+    UsageError: 422,
+    CatalogUnavailableError: 503,
+    QueueUnavailableError: 503,
+    # Something that we depend on did not do what it was asked; the caller did nothing wrong.
+    AccessError: 503,
+    StorageError: 503,
+    EngineError: 503,
+    NotifierError: 503,
+}
+_RETRY_AFTER_SECONDS = "5"
+_HTTP_WORDS = {
+    404: ("not_found", "there is nothing under this address", "GET /api/openapi.json lists every address"),
+    405: ("method_not_allowed", "this address does not take that method", "the header Allow names those it takes"),
+    413: ("body_too_large", "the body is larger than 1 MB", "send less at once"),
+}
+_EXAMPLES: Mapping[int, tuple[str, str, str, dict[str, object]]] = {
+    403: (
+        "Refused: the Host is not a loopback name, or the request comes from another site",
+        "foreign_host",
+        "DataGuardian answers under loopback names only",
+        {"hint": "use http://localhost or http://127.0.0.1, through an SSH tunnel from another machine"},
+    ),
+    404: (
+        "There is no such thing",
+        "not_found",
+        "there is no backup job 0199e0a2-0000-7000-8000-000000000000",
+        {"hint": "a list shows what there is"},
+    ),
+    409: (
+        "Not possible in the state that the thing is in; the message says why, and by what it is held",
+        "conflict",
+        "shop is in use by backup jobs: shop, nightly",
+        {"hint": "delete or change those first"},
+    ),
+    413: ("The body is larger than 1 MB", "body_too_large", "the body is larger than 1 MB", {}),
+    415: ("The body is not JSON", "not_json", "the body is not application/json", {"hint": "set Content-Type"}),
+    422: (
+        "The request is not valid; `details.errors` names each field",
+        "validation",
+        "the request is not valid: body.name: Field required",
+        {"errors": [{"field": "body.name", "message": "Field required", "type": "missing"}]},
+    ),
+    503: (
+        "The catalogue, the queue or something else that is needed does not answer; try again",
+        "catalog_unavailable",
+        "the catalogue database does not answer",
+        {"hint": "DataGuardian goes on by itself when it is back"},
+    ),
+}
+SCHEMA_NAME = ErrorOut.__name__
+
+
+def status_of(error: DataGuardianError) -> int:
+    """Returns the HTTP status of an error: that of its nearest kind in the table, 500 when there is none."""
+    if isinstance(error, ObjectMissingError):
+        return 404
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns a route's error answers for the API's document, 403 and 503 among them."""
+    return {status: _documented(*_EXAMPLES[status]) for status in sorted({403, 503, *statuses})}
+
+
+def _documented(meaning: str, error: str, message: str, details: dict[str, object]) -> dict[str, Any]:
+    # By reference: a model here would be built once per route and answer, which makes starting slow.
+    schema = {"$ref": f"#/components/schemas/{SCHEMA_NAME}"}
+    example = {"error": error, "message": message, "details": details}
+    return {"description": meaning, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def error_answer(status: int, error: str, message: str, **details: object) -> JSONResponse:
+    headers = {"Retry-After": _RETRY_AFTER_SECONDS} if status == 503 else None  # noqa: PLR2004 -- the status itself
+    return JSONResponse({"error": error, "message": message, "details": details}, status, headers)
+
+
+def internal_error(request_id: str) -> JSONResponse:
+    return error_answer(
+        500,
+        "internal",
+        "something went wrong in DataGuardian itself",
+        hint="the service's log has the details under this request id",
+        request_id=request_id,
+    )
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(DataGuardianError, _ours)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _ours(_: Request, error: Exception) -> JSONResponse:
+    error = cast("DataGuardianError", error)
+    status = status_of(error)
+    body = error.as_json()
+    if status == 500:  # noqa: PLR2004 -- the status itself
+        log.error("a request failed", error=error.code, message=error.message, exc_info=error)
+    return error_answer(status, str(body["error"]), error.message, **cast("dict[str, Any]", body["details"]))
+
+
+async def _not_valid(_: Request, error: Exception) -> JSONResponse:
+    """Names each field that is wrong, and never repeats what was sent: it may be a password."""
+    found = [
+        {"field": ".".join(map(str, item["loc"])), "message": item["msg"], "type": item["type"]}
+        for item in cast("RequestValidationError", error).errors()
+    ]
+    text = "; ".join(f"{item['field']}: {item['message']}" for item in found[:3])
+    return error_answer(422, "validation", f"the request is not valid: {text}", errors=found)
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses."""
+    error = cast("HTTPException", error)
+    if error.status_code == 400:  # noqa: PLR2004 -- what the framework says of a body that it cannot read
+        return error_answer(422, "validation", "the body is not JSON that can be read", errors=[])
+    code, message, hint = _HTTP_WORDS.get(error.status_code, ("http", str(error.detail), ""))
+    answer = error_answer(error.status_code, code, message, **({"hint": hint} if hint else {}))
+    answer.headers.update(error.headers or {})
+    return answer

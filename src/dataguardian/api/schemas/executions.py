@@ -1,0 +1,149 @@
+"""Bodies of /api/executions, /api/restores and /api/verifications."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints
+
+from dataguardian.api.schemas.common import Input, JsonObject, Moment, Output, example, shown
+from dataguardian.db.models import BackupExecution, ExecutionLog, Restore, Verification
+from dataguardian.domain.states import ExecutionStatus, Trigger, WorkStatus
+
+
+class ExecutionOut(Output):
+    """A backup: one run of a job. Sizes are bytes; `compressed_size_bytes` is what lies in the storage."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID | None
+    datasource_id: uuid.UUID
+    storage_location_id: uuid.UUID | None
+    status: ExecutionStatus
+    trigger: Trigger
+    scheduled_for: Moment | None
+    started_at: Moment | None
+    finished_at: Moment | None
+    duration_seconds: float | None
+    size_bytes: int | None
+    compressed_size_bytes: int | None
+    backup_path: str | None
+    backup_type: str
+    checksum: Annotated[str | None, Field(description="SHA-256 of the backup's SHA256SUMS: pins every stored byte")]
+    error_message: str | None
+    error_stack: str | None
+    metadata: JsonObject
+    pinned: bool
+    attempt: int
+    cancel_requested: bool
+    created_at: Moment
+    updated_at: Moment
+
+    @classmethod
+    def of(cls, row: BackupExecution) -> Self:
+        return shown(cls, row)
+
+
+class ExecutionDetail(ExecutionOut):
+    progress: Annotated[JsonObject | None, Field(description="What running work says of itself; null when unknown")]
+
+
+class Started(Output):
+    """Taken into the queue."""
+
+    execution_id: uuid.UUID
+
+
+class RestoreStarted(Output):
+    """Taken into the queue."""
+
+    restore_id: uuid.UUID
+
+
+class VerificationStarted(Output):
+    """Taken into the queue."""
+
+    verification_id: uuid.UUID
+
+
+StreamName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class RestoreIn(Input):
+    """`confirm` is typed by a person: the name of the datasource that will be written to."""
+
+    model_config = example({"confirm": "shop", "drop_existing": False})
+
+    confirm: Annotated[str, Field(max_length=200, description="The target datasource's name, letter by letter")]
+    target_datasource_id: Annotated[
+        uuid.UUID | None, Field(description="null: the datasource that the backup was taken of")
+    ] = None
+    drop_existing: Annotated[bool, Field(description="Replace what the target holds, atomically, at the end")] = False
+    streams: tuple[StreamName, ...] = Field(default=(), max_length=1000, description="Which streams; empty means all")
+
+
+class VerifyIn(Input):
+    """Both levels check that every part is there and its stored hash; `deep` reads through every dump as well."""
+
+    model_config = example({"deep": True})
+
+    deep: bool = False
+
+
+class WorkOut(Output):
+    """What restores and verifications have in common."""
+
+    id: uuid.UUID
+    execution_id: uuid.UUID
+    status: WorkStatus
+    started_at: Moment | None
+    finished_at: Moment | None
+    duration_seconds: float | None
+    size_bytes: int | None
+    error_message: str | None
+    error_stack: str | None
+    metadata: JsonObject
+    attempt: int
+    cancel_requested: bool
+    created_at: Moment
+    updated_at: Moment
+
+
+class RestoreOut(WorkOut):
+    target_datasource_id: uuid.UUID
+    drop_existing: bool
+    streams: list[str]
+
+    @classmethod
+    def of(cls, row: Restore) -> Self:
+        return shown(cls, row)
+
+
+class VerificationOut(WorkOut):
+    deep: bool
+    ok: Annotated[bool | None, Field(description="null until it has ended, and when it could not be checked")]
+    errors: list[str]
+
+    @classmethod
+    def of(cls, row: Verification) -> Self:
+        return shown(cls, row)
+
+
+class RestoreDetail(RestoreOut):
+    progress: JsonObject | None
+
+
+class VerificationDetail(VerificationOut):
+    progress: JsonObject | None
+
+
+class LogOut(Output):
+    number: Annotated[int, Field(description="Counts from 1; give the last one as `after` to read on")]
+    level: str
+    message: str
+    metadata: JsonObject
+    created_at: Moment
+
+    @classmethod
+    def of(cls, row: ExecutionLog) -> Self:
+        return shown(cls, row)

@@ -1,0 +1,64 @@
+"""Every service of one process, as bootstrap builds them and as the API and the workers are given them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataguardian.core.cleanup import Cleanup
+from dataguardian.core.context import Context
+from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
+from dataguardian.core.delivery import Delivery
+from dataguardian.core.events import Events
+from dataguardian.core.executions import Executions
+from dataguardian.core.health import Health
+from dataguardian.core.history import History
+from dataguardian.core.inbox import Inbox
+from dataguardian.core.overview import Overview
+from dataguardian.core.queueboard import QueueBoard
+from dataguardian.core.scheduling import Scheduler
+from dataguardian.core.systemsettings import SystemSettings
+from dataguardian.core.work import Work
+
+
+@dataclass(frozen=True)
+class Services:
+    context: Context
+    events: Events
+    executions: Executions
+    scheduler: Scheduler
+    datasources: Datasources
+    storages: StorageLocations
+    jobs: Jobs
+    work: Work
+    health: Health
+    cleanup: Cleanup
+    delivery: Delivery
+    history: History
+    inbox: Inbox
+    overview: Overview
+    queueboard: QueueBoard
+    settings: SystemSettings
+
+
+def assemble(context: Context) -> Services:
+    """Returns the services that stand on one context."""
+    events = Events(context)
+    executions = Executions(context, events)
+    return Services(
+        context=context,
+        events=events,
+        executions=executions,
+        scheduler=Scheduler(context, executions, events),
+        datasources=Datasources(context),
+        storages=StorageLocations(context),
+        jobs=Jobs(context),
+        work=Work(context, events),
+        health=Health(context, events),
+        cleanup=Cleanup(context, events),
+        delivery=Delivery(context, events),
+        history=History(context),
+        inbox=Inbox(context),
+        overview=Overview(context),
+        queueboard=QueueBoard(context),
+        settings=SystemSettings(context),
+    )

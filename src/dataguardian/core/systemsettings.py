@@ -1,0 +1,108 @@
+"""The settings that people may change while the service runs. What else lies in `system_settings` is bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dataguardian.core.cleanup import PRUNING_SETTING as PRUNING
+from dataguardian.core.cleanup import SETTING as CLEANUP
+from dataguardian.core.context import Context
+from dataguardian.core.events import SETTING as NOTIFICATIONS
+from dataguardian.core.guards import CleanupSettings
+from dataguardian.core.pruning import PruningSettings
+from dataguardian.core.secrets import keep_masked, masked, revealed
+from dataguardian.db.repositories.notifications import SettingRepository
+from dataguardian.domain.cron import parse_schedule
+from dataguardian.domain.errors import NotFoundError, UsageError
+from dataguardian.notifiers.registry import settings_type
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A setting: the type of its value, made when it is asked for, and what it is for."""
+
+    model: Callable[[], type[BaseModel]]
+    description: str
+    check: Callable[[Any], object] = bool
+    """Raises UsageError for what the type alone cannot know."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as it may be shown: secrets masked, defaults filled in. `updated_at` is None when it was never set."""
+
+    key: str
+    value: dict[str, Any]
+    description: str
+    updated_at: datetime | None
+
+
+def _check_cron(settings: CleanupSettings) -> None:
+    parse_schedule(settings.cron, "UTC")
+
+
+DEFINITIONS: Mapping[str, Definition] = {
+    NOTIFICATIONS: Definition(settings_type, "Channels, and which notifications go to which of them; a daily digest"),
+    CLEANUP: Definition(lambda: CleanupSettings, "When backups are cleaned up, and what one pass may do", _check_cron),
+    PRUNING: Definition(lambda: PruningSettings, "For how many days rows are kept that nobody needs for long"),
+}
+
+
+class SystemSettings:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def all(self) -> list[Setting]:
+        return [await self.get(key) for key in DEFINITIONS]
+
+    async def get(self, key: str) -> Setting:
+        """Raises NotFoundError."""
+        definition = setting_definition(key)
+        async with self._context.db.read() as session:
+            row = await SettingRepository(session).by_key(key)
+        return _shown(key, definition, row.value if row else {}, row.updated_at if row else None)
+
+    async def change(self, key: str, sent: Mapping[str, Any]) -> Setting:
+        """Changes those keys that are sent: null removes one, a mask keeps the secret that is stored.
+
+        Raises NotFoundError, or UsageError that names what is wrong.
+        """
+        definition, now = setting_definition(key), self._context.clock.now()
+        async with self._context.db.write() as session:
+            settings = SettingRepository(session)
+            stored = await settings.value(key) or {}
+            merged = {**stored, **keep_masked(sent, stored)}
+            merged = {name: value for name, value in merged.items() if value is not None}
+            value = revealed(checked_setting(definition, merged))
+            await settings.put(key, value, definition.description, now)
+        return _shown(key, definition, value, now)
+
+
+def setting_definition(key: str) -> Definition:
+    if key not in DEFINITIONS:
+        raise NotFoundError(f"there is no setting {key!r}", hint=f"there are: {', '.join(DEFINITIONS)}")
+    return DEFINITIONS[key]
+
+
+def checked_setting(definition: Definition, document: Mapping[str, Any]) -> BaseModel:
+    """Returns a setting's value with its defaults; raises UsageError that names what is wrong."""
+    try:
+        value = definition.model().model_validate(document)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise UsageError(f"this setting is not valid: {wrong}") from None
+    definition.check(value)
+    return value
+
+
+def _shown(key: str, definition: Definition, stored: Mapping[str, Any], updated_at: datetime | None) -> Setting:
+    try:
+        value = masked(definition.model().model_validate(stored))
+    except ValidationError:  # stored by another release, or for an adapter that is no longer installed
+        value = {}
+    return Setting(key, value, definition.description, updated_at)

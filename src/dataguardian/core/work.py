@@ -1,0 +1,366 @@
+"""Restores and verifications: what is done with a backup after it was taken.
+
+Their rows are leases on the backup: inserted in the transaction that checks, under the execution's lock, that it is
+completed. While one is queued or running, nothing deletes that backup. As with backups, the row is the record, every
+step of a worker is a compare-and-set on `attempt`, and a queue job only says which row to look at.
+
+A restore is begun once and never by itself again: whoever restarts a machine must not find that a database was
+replaced by a restore that had been interrupted the day before. A verification changes nothing and is begun anew.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dataguardian.core.context import Context
+from dataguardian.core.events import Events, Pending
+from dataguardian.core.executions import LEASE, LIVE_STATES, QUEUED_GRACE, RECONCILE_BATCH, Failed
+from dataguardian.db.models import BackupExecution, Datasource, Restore, StorageLocation, Verification
+from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
+from dataguardian.db.repositories.executions import ExecutionRepository
+from dataguardian.db.repositories.restores import LeaseRepository, RestoreRepository, VerificationRepository
+from dataguardian.db.session import server_time
+from dataguardian.domain.errors import ConflictError, QueueUnavailableError, UsageError
+from dataguardian.domain.ids import new_id
+from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, WorkStatus
+from dataguardian.queues.definitions import QueueName
+from dataguardian.queues.producer import NewJob
+
+MAX_ATTEMPTS = 3
+"""How often a verification is begun when its workers die."""
+ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
+
+Row = Restore | Verification
+
+
+class Kind(StrEnum):
+    RESTORE = "restore"
+    VERIFICATION = "verification"
+
+
+@dataclass(frozen=True)
+class WorkClaim:
+    """A restore or verification that is ours to carry out, with everything that the runner must know."""
+
+    kind: Kind
+    work_id: uuid.UUID
+    attempt: int
+    row: Row
+    execution: BackupExecution
+    storage: StorageLocation
+    target: Datasource | None
+    """Of a restore: where it goes."""
+
+
+class Work:
+    def __init__(self, context: Context, events: Events) -> None:
+        self._context = context
+        self._events = events
+
+    async def start_restore(
+        self,
+        execution_id: uuid.UUID,
+        *,
+        confirm: str,
+        target_datasource_id: uuid.UUID | None = None,
+        drop_existing: bool = False,
+        streams: Sequence[str] = (),
+    ) -> Restore:
+        """Queues the restore of a backup into its own or another datasource of the same type.
+
+        Raises NotFoundError, ConflictError (not completed, or something else restores into that target),
+        UsageError (`confirm` is not the target's name, other type, unknown stream), QueueUnavailableError.
+        """
+        await self._context.queues.ping()
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            execution = await _restorable(session, execution_id)
+            target_id = target_datasource_id or execution.datasource_id
+            # Locked, so that of two restores into one target the second sees the first.
+            target = await DatasourceRepository(session).locked(target_id)
+            await _check_target(session, execution, target, confirm)
+            _check_streams(execution, streams)
+            row = Restore(
+                **_new(execution, now),
+                target_datasource_id=target.id,
+                drop_existing=drop_existing,
+                streams=list(streams),
+            )
+            await RestoreRepository(session).add(row)
+        await self._enqueue_or_take_back(row)
+        return row
+
+    async def start_verification(self, execution_id: uuid.UUID, *, deep: bool) -> Verification:
+        """Queues a verification. Raises NotFoundError, ConflictError, QueueUnavailableError."""
+        await self._context.queues.ping()
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            execution = await _restorable(session, execution_id)
+            row = Verification(**_new(execution, now), deep=deep, errors=[])
+            await VerificationRepository(session).add(row)
+        await self._enqueue_or_take_back(row)
+        return row
+
+    async def enqueue(self, rows: Sequence[Row]) -> None:
+        """Tells the queue of rows that were committed."""
+        jobs = [
+            NewJob(queue_job_id(row), {"id": str(row.id), "number": row.enqueue_number, "kind": kind_of(row).value})
+            for row in rows
+        ]
+        await self._context.queues.add_many(QueueName.RESTORE, jobs)
+
+    async def claim(self, kind: Kind, work_id: uuid.UUID, number: int) -> WorkClaim | None:
+        """Takes what the queue pointed at; None when there is nothing to do (stale, ended, cancelled)."""
+        async with self._context.db.write() as session:
+            works = repository(session, kind)
+            row = await works.find_locked(work_id)
+            if row is None or row.enqueue_number != number or row.status is not WorkStatus.QUEUED:
+                return None
+            now = await server_time(session, self._context.clock)
+            if row.cancel_requested:
+                await _end(session, row, WorkStatus.CANCELLED, now)
+                return None
+            execution = await ExecutionRepository(session).get(row.execution_id)
+            if execution.storage_location_id is None or execution.backup_path is None:
+                await _end(session, row, WorkStatus.FAILED, now, Failed("the backup's storage location is gone"))
+                return None
+            storage = await StorageRepository(session).get(execution.storage_location_id)
+            target = None
+            if isinstance(row, Restore):
+                target = await DatasourceRepository(session).get(row.target_datasource_id)
+            attempt = row.attempt + 1
+            await works.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=LEASE)
+            return WorkClaim(kind, row.id, attempt, row, execution, storage, target)
+
+    async def renew(self, claim: WorkClaim) -> bool | None:
+        """Extends the lease; returns whether a cancel was asked for, None when the work is no longer ours."""
+        async with self._context.db.write() as session:
+            now = await server_time(session, self._context.clock)
+            works = repository(session, claim.kind)
+            return await works.renew(claim.work_id, claim.attempt, now=now, lease=LEASE)
+
+    async def complete(self, claim: WorkClaim, result: dict[str, Any]) -> bool:
+        """Records the outcome; False when the work is no longer ours, and then nothing was written."""
+        now = self._context.clock.now()
+        pending: list[Pending] = []
+        async with self._context.db.write() as session:
+            row = await repository(session, claim.kind).locked(claim.work_id)
+            if not _is_ours(row, claim):
+                return False
+            if isinstance(row, Verification):
+                row.ok, row.errors = result["ok"], list(result["errors"])
+                row.details = {"level": result["level"], "parts": result["parts"]}
+                pending = [] if row.ok is not False else await self._alarm(session, claim, row.errors)
+            else:
+                row.size_bytes = result["size_bytes"]
+            await _end(session, row, WorkStatus.COMPLETED, now)
+        await self._events.dispatch(pending)
+        return True
+
+    async def fail(self, claim: WorkClaim, failed: Failed) -> None:
+        """Records that it did not work. Nothing is tried again: the queue's only try is over."""
+        await self._finish(claim, WorkStatus.FAILED, failed)
+
+    async def cancelled(self, claim: WorkClaim) -> None:
+        """Records that the runner ended on request."""
+        await self._finish(claim, WorkStatus.CANCELLED)
+
+    async def hand_back(self, claim: WorkClaim) -> None:
+        """At a shutdown: a verification is queued again, a restore has failed, and its words say what to do."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row = await repository(session, claim.kind).locked(claim.work_id)
+            if not _is_ours(row, claim):
+                return
+            if isinstance(row, Verification):
+                await repository(session, claim.kind).requeue(row, now, bump=True, attempt=row.attempt)
+            else:
+                await _end(session, row, WorkStatus.FAILED, now, Failed(_INTERRUPTED.format("the service was stopped")))
+
+    async def cancel(self, kind: Kind, work_id: uuid.UUID) -> Row:
+        """Cancels what is queued at once, and asks the worker of what runs to stop. Raises ConflictError."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row: Row = await repository(session, kind).locked(work_id)
+            if row.status not in ACTIVE_WORK:
+                raise ConflictError(f"this {kind} is {row.status} already", hint="only active ones can be cancelled")
+            if row.status is WorkStatus.QUEUED:
+                await _end(session, row, WorkStatus.CANCELLED, now)
+            else:
+                row.cancel_requested, row.updated_at = True, now
+        await self._context.live.nudge(str(work_id))
+        return row
+
+    async def reconcile(self) -> int:
+        """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
+        mended = 0
+        for kind in Kind:
+            mended += await self._bury_dead(kind) + await self._enqueue_lost(kind)
+        return mended
+
+    async def _bury_dead(self, kind: Kind) -> int:
+        async with self._context.db.write() as session:
+            now = await server_time(session, self._context.clock)
+            works = repository(session, kind)
+            rows = await works.dead(self._context.home_id, self._context.boot_id, now, RECONCILE_BATCH)
+            for row in rows:
+                if row.cancel_requested:
+                    await _end(session, row, WorkStatus.CANCELLED, now)
+                elif kind is Kind.VERIFICATION and row.attempt < MAX_ATTEMPTS:
+                    await works.requeue(row, now, bump=True)
+                else:
+                    text = _INTERRUPTED if kind is Kind.RESTORE else "{}, " + f"{row.attempt} times"
+                    await _end(session, row, WorkStatus.FAILED, now, Failed(text.format("its worker died")))
+        return len(rows)
+
+    async def _enqueue_lost(self, kind: Kind) -> int:
+        """Asks the queue about every row that waits for long enough; re-enqueues, under a new number, what it lost."""
+        mended, after = 0, None
+        while True:
+            async with self._context.db.read() as session:
+                before = await server_time(session, self._context.clock) - QUEUED_GRACE
+                rows = await repository(session, kind).waiting(before, after, RECONCILE_BATCH)
+            known = await self._context.queues.states(QueueName.RESTORE, [queue_job_id(row) for row in rows])
+            lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]
+            again = await self._bump(kind, lost)
+            await self.enqueue(again)
+            mended += len(again)
+            if len(rows) < RECONCILE_BATCH:
+                return mended
+            after = rows[-1].id
+
+    async def _bump(self, kind: Kind, rows: Sequence[Row]) -> list[Row]:
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            works = repository(session, kind)
+            return [row for row in rows if await works.bump(row, now)]
+
+    async def _enqueue_or_take_back(self, row: Row) -> None:
+        try:
+            await self.enqueue([row])
+        except QueueUnavailableError:
+            async with self._context.db.write() as session:
+                works = repository(session, kind_of(row))
+                current = await works.find_locked(row.id)
+                if current is not None and current.status is WorkStatus.QUEUED:
+                    await works.delete(row.id)
+            raise
+
+    async def _finish(self, claim: WorkClaim, status: WorkStatus, failed: Failed | None = None) -> None:
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row = await repository(session, claim.kind).locked(claim.work_id)
+            if _is_ours(row, claim):
+                await _end(session, row, status, now, failed)
+
+    async def _alarm(self, session: AsyncSession, claim: WorkClaim, errors: Sequence[str]) -> list[Pending]:
+        """A backup that is not what was written is the worst of news."""
+        return await self._events.emit(
+            session,
+            type=NotificationType.SYSTEM_ALARM,
+            severity=Severity.CRITICAL,
+            entity_type=EntityType.BACKUP_JOB if claim.execution.job_id else EntityType.STORAGE_LOCATION,
+            entity_id=claim.execution.job_id or claim.storage.id,
+            title=f"A backup in {claim.storage.name} is damaged",
+            message=f"{claim.execution.backup_path}: {'; '.join(errors[:5])} ({len(errors)} in all)",
+            metadata={"execution_id": str(claim.execution.id), "verification_id": str(claim.work_id)},
+        )
+
+
+_INTERRUPTED = "{} before the restore had ended: look at the target, which is as it was or restored, then start anew"
+
+
+def kind_of(row: Row) -> Kind:
+    return Kind.RESTORE if isinstance(row, Restore) else Kind.VERIFICATION
+
+
+def repository(session: AsyncSession, kind: Kind) -> LeaseRepository[Any]:
+    return RestoreRepository(session) if kind is Kind.RESTORE else VerificationRepository(session)
+
+
+def queue_job_id(row: Row) -> str:
+    """An id that the queue has seen is dead for ever, so every enqueueing has its own."""
+    return f"{row.id}-{row.enqueue_number}"
+
+
+async def _restorable(session: AsyncSession, execution_id: uuid.UUID) -> BackupExecution:
+    """Returns a completed backup, locked: until this transaction ends nobody can begin to delete it."""
+    execution = await ExecutionRepository(session).locked(execution_id)
+    if execution.status is not ExecutionStatus.COMPLETED or execution.backup_path is None:
+        raise ConflictError(
+            f"this execution is {execution.status} and holds no backup",
+            hint="choose one that is completed",
+            status=execution.status.value,
+        )
+    return execution
+
+
+async def _check_target(session: AsyncSession, execution: BackupExecution, target: Datasource, confirm: str) -> None:
+    source = await DatasourceRepository(session).get(execution.datasource_id)
+    if target.type != source.type:
+        raise UsageError(
+            f"this is a {source.type} backup, and {target.name} is of type {target.type}",
+            hint=f"choose a datasource of type {source.type}",
+        )
+    if confirm != target.name:
+        raise UsageError(
+            "the confirmation is not the name of the datasource that would be written to",
+            hint=f"a restore changes {target.name}: give confirm={target.name!r} if that is what you want",
+            field="confirm",
+        )
+    active = await RestoreRepository(session).active_into(target.id)
+    if active is not None:
+        raise ConflictError(
+            f"another restore into {target.name} is {active.status}",
+            hint="wait for it to end, or cancel it",
+            restore_id=str(active.id),
+        )
+
+
+def _check_streams(execution: BackupExecution, streams: Sequence[str]) -> None:
+    held = execution.details.get("streams", [])
+    known = {stream[key] for stream in held for key in ("name", "directory")}
+    unknown = [name for name in streams if name not in known]
+    if unknown and known:
+        raise UsageError(
+            f"this backup has no stream {unknown[0]!r}",
+            hint=f"it has: {', '.join(stream['name'] for stream in held[:20])}",
+            field="streams",
+        )
+
+
+def _new(execution: BackupExecution, now: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id(now),
+        "created_at": now,
+        "updated_at": now,
+        "execution_id": execution.id,
+        "status": WorkStatus.QUEUED,
+        "details": {},
+        "attempt": 0,
+        "enqueue_number": 1,
+        "cancel_requested": False,
+    }
+
+
+def _is_ours(row: Row, claim: WorkClaim) -> bool:
+    return row.attempt == claim.attempt and row.status is WorkStatus.RUNNING
+
+
+async def _end(
+    session: AsyncSession, row: Row, status: WorkStatus, now: datetime, failed: Failed | None = None
+) -> None:
+    row.status = status
+    row.finished_at = row.updated_at = now
+    row.duration_seconds = round((now - row.started_at).total_seconds(), 3) if row.started_at else None
+    row.lease_until = row.worker = None
+    if failed is not None:
+        row.error_message, row.error_stack = failed.message, failed.stack or None
+    await session.flush()

@@ -1,0 +1,84 @@
+"""Carries out restores and verifications: claims one, runs it in a child process, keeps its lease, records the end."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from functools import partial
+
+from dataguardian.core.context import Context
+from dataguardian.core.executions import Failed
+from dataguardian.core.logbook import Logbook
+from dataguardian.core.work import Kind, Work, WorkClaim
+from dataguardian.db.models import Verification
+from dataguardian.domain.errors import CancelledError, DataGuardianError
+from dataguardian.queues.consumer import NoRetry
+from dataguardian.queues.producer import QueueJob
+from dataguardian.runner.parent import run_task
+from dataguardian.runner.protocol import RestoreOrder, Task, VerifyOrder
+from dataguardian.workers.running import Hold, callbacks, kept, reason
+
+
+class RestoreWorker:
+    """`process` is the restore queue's processor. `stopping` is set at a shutdown, when the time to finish is over."""
+
+    def __init__(self, context: Context, work: Work, stopping: asyncio.Event) -> None:
+        self._context = context
+        self._work = work
+        self._stopping = stopping
+
+    async def process(self, queue_job: QueueJob) -> None:
+        """Raises NoRetry when the work failed: this queue tries once."""
+        data = queue_job.data
+        claim = await self._work.claim(Kind(data["kind"]), uuid.UUID(data["id"]), int(data["number"]))
+        if claim is None:
+            return
+        logbook = Logbook(self._context, claim.work_id)
+        await logbook.write("info", f"{claim.kind} of {claim.execution.backup_path} began", attempt=claim.attempt)
+        try:
+            await self._carry_out(claim, logbook)
+        finally:
+            await self._context.live.forget(str(claim.work_id))
+            await logbook.close()
+
+    async def _carry_out(self, claim: WorkClaim, logbook: Logbook) -> None:
+        cancelled = asyncio.Event()
+        hold = Hold(claim.work_id, claim.attempt, partial(self._work.renew, claim))
+        async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
+            try:
+                result = await run_task(_task(claim), callbacks(self._context, hold, logbook), cancelled=cancelled)
+            except CancelledError:
+                await self._stopped(claim, logbook, lost=lost.is_set())
+            except DataGuardianError as error:
+                await self._failed(claim, logbook, reason(error))
+            else:
+                done = await self._work.complete(claim, result)
+                await logbook.write("info", "completed" if done else "somebody else has taken this over")
+
+    async def _stopped(self, claim: WorkClaim, logbook: Logbook, *, lost: bool) -> None:
+        if lost:
+            await logbook.write("warning", f"attempt {claim.attempt} stopped: somebody else has taken over")
+        elif self._stopping.is_set():
+            await self._work.hand_back(claim)
+            await logbook.write("info", "stopped: the service is shutting down")
+        else:
+            await self._work.cancelled(claim)
+            await logbook.write("info", "cancelled on request")
+
+    async def _failed(self, claim: WorkClaim, logbook: Logbook, failed: Failed) -> None:
+        await logbook.write("error", failed.message, error=failed.code)
+        await self._work.fail(claim, failed)
+        raise NoRetry(failed.message)
+
+
+def _task(claim: WorkClaim) -> Task:
+    """Builds the runner's task."""
+    directory = str(claim.execution.backup_path)
+    storage = {"type": claim.storage.type, **claim.storage.config}
+    if isinstance(claim.row, Verification):
+        return Task(storage=storage, verify=VerifyOrder(directory=directory, deep=claim.row.deep))
+    if claim.target is None:
+        raise ValueError("a restore without a target")
+    order = RestoreOrder(directory=directory, drop_existing=claim.row.drop_existing, streams=tuple(claim.row.streams))
+    engine = {"type": claim.target.type, **claim.target.connection_config}
+    return Task(storage=storage, engine=engine, restore=order)
