@@ -31,7 +31,7 @@ class Settings:
     drain_seconds: float = 30.0
     timezone: str = "UTC"
     log_level: str = "info"
-    log_format: str = "json"
+    log_format: str = "auto"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -51,7 +51,7 @@ class Settings:
             drain_seconds=_number("DATAGUARDIAN_DRAIN_SECONDS", text("DRAIN_SECONDS", "30")),
             timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
             log_level=text("LOG_LEVEL", "info").lower(),
-            log_format=text("LOG_FORMAT", "json").lower(),
+            log_format=text("LOG_FORMAT", "auto").lower(),
         )
 
     @property

@@ -63,8 +63,8 @@ class Datasources:
         async with self._context.db.write() as session:
             row = await DatasourceRepository(session).locked(row_id)
             if "connection_config" in fields:
-                merged = _merged(fields["connection_config"], row.connection_config)
-                row.connection_config = _stored(engine_document({"type": row.type, **merged}))
+                config = merged(fields["connection_config"], row.connection_config)
+                row.connection_config = _stored(engine_document({"type": row.type, **config}))
             return await _change(session, row, fields, ("name", "enabled", "tags"), self._context.clock.now())
 
     async def delete(self, row_id: uuid.UUID) -> None:
@@ -116,8 +116,8 @@ class StorageLocations:
         async with self._context.db.write() as session:
             row = await StorageRepository(session).locked(row_id)
             if "config" in fields:
-                merged = _merged(fields["config"], row.config)
-                row.config = _stored(storage_document({"type": row.type, **merged}))
+                config = merged(fields["config"], row.config)
+                row.config = _stored(storage_document({"type": row.type, **config}))
             if fields.get("is_default") and not row.is_default:
                 await StorageRepository(session).clear_default(now)
             return await _change(session, row, fields, ("name", "is_default"), now)
@@ -162,8 +162,8 @@ class Jobs:
                 schedule_cron=cron,
                 schedule_timezone=timezone,
                 enabled=fields.get("enabled", True),
-                retention_policy=_checked(RetentionPolicy, fields.get("retention_policy") or {}),
-                backup_options=_checked(BackupOptions, fields.get("backup_options") or {}),
+                retention_policy=checked(RetentionPolicy, fields.get("retention_policy") or {}),
+                backup_options=checked(BackupOptions, fields.get("backup_options") or {}),
                 next_execution_at=next_run(cron, timezone, now),
             )
             return await _insert(JobRepository(session), row)
@@ -176,12 +176,12 @@ class Jobs:
             await _check_parties(session, fields)
             changed = dict(fields)
             if "retention_policy" in changed:
-                changed["retention_policy"] = _checked(
-                    RetentionPolicy, _merged(changed["retention_policy"] or {}, row.retention_policy)
+                changed["retention_policy"] = checked(
+                    RetentionPolicy, merged(changed["retention_policy"] or {}, row.retention_policy)
                 )
             if "backup_options" in changed:
-                changed["backup_options"] = _checked(
-                    BackupOptions, _merged(changed["backup_options"] or {}, row.backup_options)
+                changed["backup_options"] = checked(
+                    BackupOptions, merged(changed["backup_options"] or {}, row.backup_options)
                 )
             before = (row.schedule_cron, row.schedule_timezone, row.enabled)
             await _change(session, row, changed, _JOB_FIELDS, now)
@@ -267,13 +267,13 @@ def _stored(config: AdapterConfig) -> dict[str, Any]:
     return {key: value for key, value in revealed(config).items() if key != "type"}
 
 
-def _merged(sent: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+def merged(sent: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `stored` with what was sent: null removes a key, a mask keeps it."""
-    merged = {**stored, **keep_masked(sent, stored)}
-    return {key: value for key, value in merged.items() if value is not None}
+    both = {**stored, **keep_masked(sent, stored)}
+    return {key: value for key, value in both.items() if value is not None}
 
 
-def _checked(model: type[BaseModel], document: Mapping[str, Any]) -> dict[str, Any]:
+def checked(model: type[BaseModel], document: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the whole document with defaults filled in; raises UsageError that names what is wrong."""
     try:
         return model.model_validate(document).model_dump(mode="json")
