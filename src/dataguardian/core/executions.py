@@ -268,6 +268,7 @@ class Executions:
                     await executions.abandon(row, "its worker died", now)
                     pending += await self._bury(session, row, now)
             await self._events.dispatch(pending)
+            await self.enqueue([row for row in rows if row.status is ExecutionStatus.QUEUED])
             mended += len(rows)
             if len(rows) < RECONCILE_BATCH:
                 return mended

@@ -94,7 +94,7 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
         statement = select(BackupExecution.job_id, BackupExecution.id).where(
             BackupExecution.job_id.in_(job_ids), BackupExecution.status.in_(ACTIVE)
         )
-        return {job_id: row_id for job_id, row_id in (await self.session.execute(statement)).tuples() if job_id}
+        return {job_id: row_id for job_id, row_id in (await self.session.execute(statement)).all() if job_id}
 
     async def add_chunks(self, execution_id: uuid.UUID, chunks: Sequence[tuple[str, int, str]], now: datetime) -> None:
         """Inserts (path, stored size, stored SHA-256) in order, in batches; chunk numbers begin at 1."""
