@@ -11,12 +11,22 @@ import typer
 
 from dataguardian import __version__
 from dataguardian.cli import output
+from dataguardian.cli.apply import apply
 from dataguardian.cli.backup import backup
+from dataguardian.cli.datasource import datasource
 from dataguardian.cli.db import db
 from dataguardian.cli.doctor import doctor
+from dataguardian.cli.execution import execution
+from dataguardian.cli.export import export
+from dataguardian.cli.job import job
 from dataguardian.cli.list import list_
+from dataguardian.cli.notification import notification
+from dataguardian.cli.queues import queues
 from dataguardian.cli.restore import restore
 from dataguardian.cli.signals import STOP
+from dataguardian.cli.status import status
+from dataguardian.cli.storage import storage
+from dataguardian.cli.up import up
 from dataguardian.cli.verify import verify
 from dataguardian.domain.errors import CancelledError, DataGuardianError, UsageError
 
@@ -36,7 +46,19 @@ app.command("list")(list_)
 app.command()(verify)
 app.command()(restore)
 app.command()(doctor)
-app.add_typer(db, name="db")
+
+_SERVICE = "The service"
+app.command(rich_help_panel=_SERVICE)(up)
+app.command(rich_help_panel=_SERVICE)(status)
+app.add_typer(datasource, name="datasource", rich_help_panel=_SERVICE)
+app.add_typer(storage, name="storage", rich_help_panel=_SERVICE)
+app.add_typer(job, name="job", rich_help_panel=_SERVICE)
+app.add_typer(execution, name="execution", rich_help_panel=_SERVICE)
+app.add_typer(notification, name="notification", rich_help_panel=_SERVICE)
+app.add_typer(queues, name="queues", rich_help_panel=_SERVICE)
+app.command(rich_help_panel=_SERVICE)(apply)
+app.command(rich_help_panel=_SERVICE)(export)
+app.add_typer(db, name="db", rich_help_panel=_SERVICE)
 
 
 def _show_version(wanted: bool) -> None:
@@ -89,7 +111,7 @@ def _as_ours(error: Exception) -> DataGuardianError:
     if STOP.signum is not None:
         ours: DataGuardianError = CancelledError(f"stopped, and then: {error!r}", signum=STOP.signum)
     elif hasattr(error, "format_message"):  # Typer's errors about arguments; their class moves between its releases
-        ours = UsageError(error.format_message(), hint=f"dataguardian {_verb_of(error)}--help")
+        ours = UsageError(error.format_message(), hint=f"{_command_of(error)} --help")
     else:
         ours = DataGuardianError(
             f"unexpected {type(error).__name__}: {error}",
@@ -101,7 +123,6 @@ def _as_ours(error: Exception) -> DataGuardianError:
     return ours
 
 
-def _verb_of(error: Exception) -> str:
+def _command_of(error: Exception) -> str:
     context = getattr(error, "ctx", None)
-    name = getattr(context, "info_name", None)
-    return f"{name} " if name and name != "dataguardian" else ""
+    return getattr(context, "command_path", None) or "dataguardian"

@@ -104,6 +104,12 @@ def show_json(document: Mapping[str, object]) -> None:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
 
 
+def show_text(text: str) -> None:
+    """Prints text of ours as it is: a file that somebody redirects."""
+    with _written(sys.stdout):
+        sys.stdout.write(text)
+
+
 def warn(text: str) -> None:
     from rich.text import Text
 

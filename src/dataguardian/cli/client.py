@@ -1,0 +1,177 @@
+"""The service's API as the command line calls it: one object per session, and its errors are ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Self, cast
+from urllib.parse import urlsplit
+
+import typer
+
+from dataguardian.domain import errors
+from dataguardian.domain.errors import DataGuardianError, JsonValue, UnreachableError, UsageError
+
+URL_VARIABLE = "DATAGUARDIAN_URL"
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 60.0
+"""Longer than a test of a datasource may take."""
+PAGE = 100
+DEFAULT_URL = "http://127.0.0.1:8484"
+
+Document = dict[str, Any]
+
+ServiceUrl = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help=f"Where the service answers: ${URL_VARIABLE}, or {DEFAULT_URL}."),
+]
+
+_BY_STATUS: Mapping[int, type[DataGuardianError]] = {
+    401: errors.NotAllowedError,
+    403: errors.NotAllowedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    413: errors.UsageError,
+    415: errors.UsageError,
+    422: errors.UsageError,
+}
+
+
+class ServiceError(DataGuardianError):
+    """What the service answered, with its own word for it and the exit code that the word has here."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        details = {key: value for key, value in body.get("details", {}).items() if key != "hint"}
+        super().__init__(
+            str(body.get("message") or f"the service answered {status}"),
+            hint=str(body.get("details", {}).get("hint", "")),
+            **cast("dict[str, JsonValue]", details),
+        )
+        self.word = str(body.get("error", "failed"))
+        self.status = status
+        self.exit_code = _exit_code(self.word, status)
+
+    def as_json(self) -> dict[str, object]:
+        return super().as_json() | {"error": self.word}
+
+
+class Client:
+    """Talks to one service. Every method raises UnreachableError when nothing answers, ServiceError for a refusal."""
+
+    def __init__(self, url: str) -> None:
+        import httpx
+
+        self.url = url
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        # No proxy of the environment: the service listens on this machine.
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: object) -> Document:
+        given = {key.rstrip("_"): value for key, value in query.items() if value is not None}
+        return cast("Document", self._call("GET", path, params=given))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Document:
+        return cast("Document", self._call("POST", path, json=body))
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Document:
+        return cast("Document", self._call("PUT", path, json=body))
+
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
+    def every(self, path: str, **query: object) -> Iterator[Document]:
+        """Yields every row of a list, page by page."""
+        page = 1
+        while True:
+            found = self.get(path, page=page, limit=PAGE, **query)
+            yield from found["data"]
+            if page >= found["pagination"]["total_pages"]:
+                return
+            page += 1
+
+    def whole(self, path: str, **query: object) -> Document:
+        """Returns a list with every row of it, in the shape of one page."""
+        rows = list(self.every(path, **query))
+        pagination = {"total": len(rows), "page": 1, "limit": max(len(rows), 1), "total_pages": 1 if rows else 0}
+        return {"data": rows, "pagination": pagination}
+
+    def rows(self, path: str, **query: object) -> list[Document]:
+        """Returns what the API lists without pages."""
+        return cast("list[Document]", self._call("GET", path, params=query))
+
+    def _call(self, method: str, path: str, **given: Any) -> Any:  # noqa: ANN401 -- any JSON
+        with _translated(self.url):
+            answer = self._http.request(method, path, **given)
+        if answer.status_code == 204:  # noqa: PLR2004 -- no content
+            return {}
+        try:
+            body = answer.json()
+        except ValueError as error:
+            raise _stranger(self.url) from error
+        if answer.is_success:
+            return body
+        if not isinstance(body, dict) or not {"error", "message"} <= body.keys():
+            raise _stranger(self.url)
+        raise ServiceError(answer.status_code, body)
+
+
+def connect(url: str | None) -> Client:
+    """Returns the client for `--url`, the environment or the default; opens nothing yet. Raises UsageError."""
+    given = (url or os.environ.get(URL_VARIABLE) or _local_url()).rstrip("/")
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{given!r} is not the address of a service", hint=f"write it like {DEFAULT_URL}")
+    return Client(given)
+
+
+def _local_url() -> str:
+    """Returns where a service with this environment listens."""
+    from dataguardian.settings import Settings
+
+    settings = Settings.from_environment()
+    return service_url(settings.host, settings.port)
+
+
+def service_url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    import httpx
+
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise UnreachableError(
+            f"the service at {url} did not answer in time", hint="look at its log; `dataguardian status` asks again"
+        ) from error
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise UnreachableError(
+            f"no service answers at {url}",
+            hint=f"start one with `dataguardian up`, or say where it is with --url or {URL_VARIABLE}",
+        ) from error
+
+
+def _stranger(url: str) -> UnreachableError:
+    return UnreachableError(f"what answers at {url} is not DataGuardian", hint=f"check --url and {URL_VARIABLE}")
+
+
+def _exit_code(word: str, status: int) -> int:
+    kinds = {kind.code: kind for kind in _tree(DataGuardianError)}
+    kind = kinds.get(word) or _BY_STATUS.get(status, DataGuardianError)
+    return kind.exit_code
+
+
+def _tree(kind: type[DataGuardianError]) -> Iterator[type[DataGuardianError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child is not ServiceError:
+            yield from _tree(child)

@@ -1,0 +1,190 @@
+"""`dataguardian storage`: where backups go."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dataguardian.cli import look, output
+from dataguardian.cli.client import Document, ServiceUrl, connect
+from dataguardian.cli.configs import (
+    Config,
+    ConfigFile,
+    SecretFile,
+    TypeName,
+    Unset,
+    given_fields,
+    new_config,
+    show_config,
+    with_password,
+)
+from dataguardian.cli.groups import Yes, confirmed, group
+from dataguardian.cli.options import Json
+from dataguardian.cli.probes import show_probe
+from dataguardian.cli.things import STORAGE, named
+from dataguardian.domain.errors import UsageError
+
+storage = group("Where backups go.")
+
+Name = Annotated[str, typer.Argument(metavar="STORAGE", help="Its name, or its id.")]
+Address = Annotated[
+    str | None, typer.Argument(metavar="URL", help="As for `dataguardian backup`: file:///abs/dir and others.")
+]
+Default = Annotated[bool, typer.Option("--default", help="Jobs without a storage location take this one.")]
+
+_GB = 10**9
+
+
+@storage.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
+    address: Address = None,
+    *,
+    type_name: TypeName = None,
+    config: Config = None,
+    config_file: ConfigFile = None,
+    password_file: SecretFile = None,
+    default: Default = False,
+    url: ServiceUrl = None,
+    json: Json = False,
+) -> None:
+    """Add a storage location."""
+    from dataguardian.storage.registry import STORAGES
+
+    kind, fields = new_config(STORAGES, address, type_name, given_fields(config, config_file))
+    fields = with_password(STORAGES, kind, fields, password_file, from_environment=True)
+    with connect(url) as client:
+        made = client.post(STORAGE.path, {"name": name, "type": kind, "config": fields, "is_default": default})
+    _tell(made, "is added", as_json=json)
+    if not json:
+        output.show_fields("next", {"test": f"dataguardian storage test {made['name']}"}, style="bold")
+
+
+@storage.command("list")
+def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
+    """List the storage locations."""
+    with connect(url) as client:
+        found = client.whole(STORAGE.path)
+    if json:
+        output.show_json(found)
+    elif not found["data"]:
+        output.show("no storage locations yet: dataguardian storage add NAME URL")
+    else:
+        columns = ["NAME", "TYPE", "WHERE", "STATUS", "FREE", "CHECKED", "DEFAULT", "ID"]
+        look.show_table(columns, _rows(found["data"]), right=["FREE"])
+
+
+@storage.command()
+def show(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
+    """Show a storage location; its secrets are masked."""
+    with connect(url) as client:
+        row = named(client, STORAGE, name)
+    if json:
+        output.show_json(row)
+    else:
+        _show(row)
+
+
+@storage.command()
+def edit(
+    name: Name,
+    *,
+    rename: Annotated[str | None, typer.Option("--name", metavar="NEW", help="Another name.")] = None,
+    config: Config = None,
+    config_file: ConfigFile = None,
+    unset: Unset = None,
+    password_file: SecretFile = None,
+    default: Default = False,
+    url: ServiceUrl = None,
+    json: Json = False,
+) -> None:
+    """Change what is given, and nothing else."""
+    from dataguardian.storage.registry import STORAGES
+
+    with connect(url) as client:
+        row = named(client, STORAGE, name)
+        fields = given_fields(config, config_file, unset)
+        fields = with_password(STORAGES, row["type"], fields, password_file, from_environment=False)
+        sent = {"name": rename, "config": fields or None, "is_default": default or None}
+        body = {key: value for key, value in sent.items() if value is not None}
+        if not body:
+            raise UsageError("nothing to change was given", hint="dataguardian storage edit --help")
+        changed = client.put(STORAGE.of(row["id"]), body)
+    _tell(changed, "is changed", as_json=json)
+
+
+@storage.command()
+def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json = False) -> None:
+    """Remove a storage location that nothing uses any more. What lies in it stays."""
+    with connect(url) as client:
+        row = named(client, STORAGE, name)
+        confirmed(f"remove the storage location {row['name']}?", yes=yes)
+        client.delete(STORAGE.of(row["id"]))
+    _tell(row, "is removed", as_json=json)
+
+
+@storage.command("test")
+def probe(name: Name, *, url: ServiceUrl = None, json: Json = False) -> int:
+    """Put, read, list and delete a small object."""
+    with connect(url) as client:
+        row = named(client, STORAGE, name)
+        found = client.post(STORAGE.of(row["id"]) + "/test")
+    return show_probe(row["name"], found, as_json=json)
+
+
+def _tell(row: Document, what: str, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(row)
+    else:
+        output.show_fields(f"storage location {row['name']} {what}", {"type": row["type"], "id": row["id"]})
+
+
+def _rows(rows: list[Document]) -> list[list[Any]]:
+    ids = look.short_ids(row["id"] for row in rows)
+    return [
+        [
+            row["name"],
+            row["type"],
+            place_of(row["config"]),
+            look.state(row["status"]),
+            _free(row),
+            look.when(row["last_health_check_at"]),
+            "default" if row["is_default"] else "",
+            ids[row["id"]],
+        ]
+        for row in rows
+    ]
+
+
+def place_of(config: dict[str, Any]) -> str:
+    """Returns where a storage is, in a few words."""
+    for key in ("path", "bucket", "bucket_name", "remote_path", "remote", "host"):
+        if config.get(key):
+            return str(config[key])
+    return look.NOTHING
+
+
+def _free(row: Document) -> str:
+    free_gb = row["available_space_gb"]
+    return look.size(None if free_gb is None else free_gb * _GB)
+
+
+def _show(row: Document) -> None:
+    outage = {"outage": f"since {look.moment(row['outage_since'])}"} if row["outage_since"] else {}
+    output.show_fields(
+        f"storage location {row['name']}",
+        {
+            "id": row["id"],
+            "type": row["type"],
+            "default": "yes" if row["is_default"] else "no",
+            "status": row["status"],
+            "free": _free(row),
+            "checked": look.moment(row["last_health_check_at"]),
+            **outage,
+            "created": look.moment(row["created_at"]),
+            "changed": look.moment(row["updated_at"]),
+        }
+        | show_config(row["config"]),
+        style="bold",
+    )
