@@ -1,20 +1,27 @@
-# `make up` shows the main job on a sample; `make test` is everything that CI runs. Both work on a fresh Debian with
-# python3 and make; as root they install Debian's packages that are missing, else they name them.
+# `make up` runs the service; `make test` is everything that CI runs. Both work on a fresh Debian with python3 and make;
+# as root they install Debian's packages that are missing, else they name them. `make tour` shows the main job on a
+# sample, without the service.
 
 PYTHON ?= python3
 JOBS ?= 2
-HOME_DIR ?= .dataguardian
+DATAGUARDIAN_HOME ?= $(CURDIR)/.dataguardian
+export DATAGUARDIAN_HOME
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --root-user-action=ignore
 
-.PHONY: up test lint bench clean tools
+.PHONY: up tour test lint bench clean tools
 .NOTPARALLEL:
 
 up: .venv/.installed
-	@echo "DataGuardian, end to end:"
-	@$(BIN)/python -m dataguardian.cli.tour $(HOME_DIR)
+	@exec $(BIN)/dataguardian up
 
+tour: .venv/.installed
+	@echo "DataGuardian, end to end:"
+	@$(BIN)/python -m dataguardian.cli.tour $(DATAGUARDIAN_HOME)/tour
+
+# The suite brings its own homes and servers; nothing of this environment may leak into it.
+test: unexport DATAGUARDIAN_HOME
 test: lint tools
 	$(BIN)/pytest -n $(JOBS)
 
