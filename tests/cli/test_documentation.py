@@ -50,7 +50,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_tour_ends_with_equal_databases(program: Program) -> None:
-    """What `make up` runs: the restored sample equals the original, and the places that it prints are there."""
+    """What `make tour` runs: the restored sample equals the original, and the places that it prints are there."""
     command = [sys.executable, "-m", "dataguardian.cli.tour", str(program.home / "tour")]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "equal, by an SQL dump of both" in told

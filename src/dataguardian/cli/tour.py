@@ -1,4 +1,4 @@
-"""What `make up` shows: a sample database is backed up, verified, restored beside the original, and compared.
+"""What `make tour` shows: a sample database is backed up, verified, restored beside the original, and compared.
 
 Every step is the real program, run as a user would run it; the comparison uses none of its code.
 """
