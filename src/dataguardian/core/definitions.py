@@ -20,6 +20,7 @@ from dataguardian.db.models import BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.base import Page, Repository
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import JobRepository
+from dataguardian.domain.cron import load_zone
 from dataguardian.domain.errors import ConflictError, DataGuardianError, UsageError
 from dataguardian.domain.ids import new_id
 from dataguardian.domain.retention import RetentionPolicy
@@ -150,6 +151,7 @@ class Jobs:
         now = self._context.clock.now()
         timezone = fields.get("schedule_timezone") or self._context.settings.timezone
         cron = fields.get("schedule_cron")
+        load_zone(timezone)  # retention counts days in it, whether there is a schedule or not
         async with self._context.db.write() as session:
             await _check_parties(session, fields)
             row = BackupJob(
@@ -174,6 +176,8 @@ class Jobs:
         async with self._context.db.write() as session:
             row = await JobRepository(session).locked(row_id)
             await _check_parties(session, fields)
+            if "schedule_timezone" in fields:
+                load_zone(fields["schedule_timezone"])
             changed = dict(fields)
             if "retention_policy" in changed:
                 changed["retention_policy"] = checked(
