@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -133,16 +133,20 @@ class Events:
                     now - OWED_AFTER, now - SENDING_AT_MOST, now, after, OWED_BATCH
                 )
             lost = await self._lost(owed)
-            pending: list[Pending] = []
-            async with self._context.db.write() as session:
-                for row in lost:
-                    number = await OutboxRepository(session).requeue(row, now)
-                    pending += [Pending(row.id, number)] if number is not None else []
+            pending = await self._requeue(lost, now) if lost else []
             await self.dispatch(pending)
             mended += len(pending)
             if len(owed) < OWED_BATCH:
                 return mended
             after = owed[-1].id
+
+    async def _requeue(self, lost: Sequence[NotificationDelivery], now: datetime) -> list[Pending]:
+        pending: list[Pending] = []
+        async with self._context.db.write() as session:
+            for row in lost:
+                number = await OutboxRepository(session).requeue(row, now)
+                pending += [Pending(row.id, number)] if number is not None else []
+        return pending
 
     async def _lost(self, owed: Sequence[NotificationDelivery]) -> list[NotificationDelivery]:
         ids = [queue_job_id(row.id, row.enqueue_number) for row in owed]

@@ -56,8 +56,9 @@ class CleanupRepository:
             .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
         )
         found = await self.session.stream(statement, execution_options={"yield_per": STREAM_ROWS})
-        async for row_id, created_at, pinned, stored_bytes in found:
-            yield BackupView(row_id, created_at, pinned, stored_bytes or 0)
+        async for rows in found.partitions():
+            for row_id, created_at, pinned, stored_bytes in rows:
+                yield BackupView(row_id, created_at, pinned, stored_bytes or 0)
 
     async def half_deleted(self, job_id: uuid.UUID) -> Sequence[uuid.UUID]:
         """Returns the executions of a job whose deletion began and did not end."""
