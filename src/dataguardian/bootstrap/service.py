@@ -49,19 +49,21 @@ Announce = Callable[[Services], Awaitable[None]]
 
 
 async def serve(settings: Settings, role: Role, announce: Announce) -> None:
-    """Runs until SIGTERM or SIGINT. `announce` is called once, when everything answers.
+    """Runs until SIGTERM or SIGINT; a second one ends the grace of running work.
+
+    `announce` is called once, when everything answers.
 
     Raises UsageError for a host that is not loopback or a role that lacks its servers, ConflictError when the home or
     the port is taken, and what the catalogue or the queue server say at the start.
     """
     check_host(settings.host)
     _check_role(settings, role)
-    stopping = asyncio.Event()
-    with Home(settings.home) as home, _signals(stopping):
+    stopping, hurried = asyncio.Event(), asyncio.Event()
+    with Home(settings.home) as home, _signals(stopping, hurried):
         async with _context(settings, home) as context:
             services = assemble(context)
             await _prepare(services, home, role)
-            await _run(services, role, stopping, announce)
+            await _run(services, role, stopping, hurried, announce)
 
 
 def check_host(host: str) -> None:
@@ -87,13 +89,15 @@ async def _prepare(services: Services, home: Home, role: Role) -> None:
         await guard.register(home)
 
 
-async def _run(services: Services, role: Role, stopping: asyncio.Event, announce: Announce) -> None:
+async def _run(
+    services: Services, role: Role, stopping: asyncio.Event, hurried: asyncio.Event, announce: Announce
+) -> None:
     settings = services.context.settings
     async with AsyncExitStack() as stack:
         if role in (Role.ALL, Role.WORKER):
             crew = Crew(services)
             crew.start()
-            stack.push_async_callback(crew.stop, settings.drain_seconds)
+            stack.push_async_callback(_release, crew, hurried, settings.drain_seconds)
             await stack.enter_async_context(_looping(services, worker_loops(services)))
         if role in (Role.ALL, Role.SCHEDULER):
             await stack.enter_async_context(_looping(services, scheduler_loops(services)))
@@ -102,6 +106,21 @@ async def _run(services: Services, role: Role, stopping: asyncio.Event, announce
         await announce(services)
         await stopping.wait()
         log.info("stopping", drain_seconds=settings.drain_seconds)
+
+
+async def _release(crew: Crew, hurried: asyncio.Event, drain_seconds: float) -> None:
+    """Lets running work end within the grace; a second signal ends the grace."""
+
+    async def watch() -> None:
+        await hurried.wait()
+        log.info("a second signal: not waiting for running work")
+        crew.hurry()
+
+    watcher = asyncio.create_task(watch(), name="second signal")
+    try:
+        await crew.stop(drain_seconds)
+    finally:
+        watcher.cancel()
 
 
 @asynccontextmanager
@@ -191,10 +210,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
+def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        (hurried if stopping.is_set() else stopping).set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+        loop.add_signal_handler(signum, ask)
     try:
         yield
     finally:

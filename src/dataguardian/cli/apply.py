@@ -93,10 +93,10 @@ def _carry_out(client: Client, changes: Sequence[Change]) -> None:
 
 
 def _do(client: Client, change: Change, created: dict[tuple[str, str], str]) -> Document:
-    from dataguardian.cli.plan import SETTING, party_noun
+    from dataguardian.cli.plan import SETTING_PATH, party_noun
 
     if change.section is None:
-        return client.put(SETTING, {"value": change.fields["value"]})
+        return client.put(f"{SETTING_PATH}/{change.name}", {"value": change.fields["value"]})
     noun = change.section.noun
     if change.action == "remove":
         client.delete(noun.of(str(change.row_id)))

@@ -103,8 +103,8 @@ class Client:
         return {"data": rows, "pagination": pagination}
 
     def rows(self, path: str, **query: object) -> list[Document]:
-        """Returns what the API lists without pages."""
-        return cast("list[Document]", self._call("GET", path, params=query))
+        """Returns a list that is one page long."""
+        return cast("list[Document]", self.get(path, **query)["data"])
 
     def _call(self, method: str, path: str, **given: Any) -> Any:  # noqa: ANN401 -- any JSON
         with _translated(self.url):

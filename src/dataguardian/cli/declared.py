@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from dataguardian.cli.configs import address_config
 from dataguardian.cli.things import DATASOURCE, JOB, STORAGE, Noun
@@ -12,7 +12,7 @@ from dataguardian.cli.yamlfile import Spot, Unset, YamlFile
 from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.registry import Registry
 
-NOTIFICATIONS = "notifications"
+SETTINGS = "settings"
 VERSION = 1
 
 
@@ -53,7 +53,6 @@ JOBS = Section(
 )
 SECTIONS = (STORAGES, DATASOURCES, JOBS)
 """In the order in which they are written: what is referred to first."""
-SETTING_KEYS = ("channels", "routes", "digest")
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Declared:
-    """The whole file. `sections` are those that it has; `notifications` is None when it has none of them."""
+    """The whole file. `sections` are those that it has, `settings` values by key."""
 
     file: YamlFile
     sections: tuple[Section, ...]
     entries: list[Entry]
-    notifications: dict[str, Any] | None
+    settings: dict[str, dict[str, Any]]
 
 
 def declared(file: YamlFile) -> Declared:
@@ -85,18 +84,16 @@ def declared(file: YamlFile) -> Declared:
     document = file.document
     if not isinstance(document, dict):
         raise UsageError(f"{file.where(())}: the file is no mapping", hint="it begins with `datasources:` or the like")
-    known = [section.name for section in SECTIONS] + [NOTIFICATIONS, "version"]
+    known = [section.name for section in SECTIONS] + [SETTINGS, "version"]
     problems += _unknown_keys(file, (), document, known)
     if document.get("version", VERSION) != VERSION:
         problems.append(UsageError(f"{file.where(('version',))}: this release reads version {VERSION}"))
     there = tuple(section for section in SECTIONS if section.name in document)
     entries = [entry for section in there for entry in _entries(file, section, problems)]
-    setting = document.get(NOTIFICATIONS)
-    if NOTIFICATIONS in document and _is_mapping(file, (NOTIFICATIONS,), setting, problems):
-        problems += _unknown_keys(file, (NOTIFICATIONS,), setting or {}, SETTING_KEYS)
+    settings = _settings(file, document.get(SETTINGS), problems)
     problems += _two_defaults(file, entries)
     raise_all(problems)
-    return Declared(file, there, entries, (setting or {}) if NOTIFICATIONS in document else None)
+    return Declared(file, there, entries, settings)
 
 
 def raise_all(problems: list[UsageError]) -> None:
@@ -123,6 +120,13 @@ def _entries(file: YamlFile, section: Section, problems: list[UsageError]) -> It
             problems.append(
                 UsageError(f"{file.where(spot)}: {section.noun.name} {name}: {error.message}", hint=error.hint)
             )
+
+
+def _settings(file: YamlFile, found: object, problems: list[UsageError]) -> dict[str, dict[str, Any]]:
+    if not _is_mapping(file, (SETTINGS,), found, problems):
+        return {}
+    given = cast("dict[str, Any]", found or {})
+    return {key: value or {} for key, value in given.items() if _is_mapping(file, (SETTINGS, key), value, problems)}
 
 
 def _source_fields(file: YamlFile, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def show_outcome(row: Document, what: str, *, as_json: bool) -> int:
         output.show_json(row)
     else:
         figures = {"size": look.size(row["size_bytes"]), "duration": look.duration(row["duration_seconds"])}
-        stored = {key: look.size(row[key]) for key in ("compressed_size_bytes",) if row.get(key) is not None}
+        stored = {"stored": look.size(row["compressed_size_bytes"])} if row.get("compressed_size_bytes") else {}
         if good:
             output.show_fields(f"{what} is complete", {"id": row["id"], **figures, **stored, **_where(row)})
         else:
@@ -220,7 +220,7 @@ def show_outcome(row: Document, what: str, *, as_json: bool) -> int:
 
 
 def _where(row: Document) -> dict[str, object]:
-    return {key: row[key] for key in ("backup_path", "checksum") if row.get(key)}
+    return {name: row[key] for name, key in (("backup", "backup_path"), ("checksum", "checksum")) if row.get(key)}
 
 
 def _verified(row: Document, *, as_json: bool) -> int:

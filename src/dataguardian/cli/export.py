@@ -46,7 +46,7 @@ def export(
 
 
 def _document(there: Any) -> Document:  # noqa: ANN401 -- Known, imported late
-    from dataguardian.cli.declared import DATASOURCES, JOBS, STORAGES, VERSION
+    from dataguardian.cli.declared import DATASOURCES, JOBS, SETTINGS, STORAGES, VERSION
     from dataguardian.cli.plan import guards_itself
 
     own = guards_itself(there)
@@ -64,8 +64,10 @@ def _document(there: Any) -> Document:  # noqa: ANN401 -- Known, imported late
         DATASOURCES.name: {name: _source(row, variables) for name, row in sources.items()},
         STORAGES.name: {name: _storage(row, variables) for name, row in storages.items()},
         JOBS.name: {name: _job(row, there) for name, row in jobs.items()},
-        "notifications": {
-            key: variables.hidden(value, ("NOTIFICATIONS", key)) for key, value in there.setting.items() if value
+        SETTINGS: {
+            key: variables.hidden(setting["value"], (key,))
+            for key, setting in there.settings.items()
+            if setting["updated_at"]
         },
     }
     return {key: value for key, value in document.items() if value}

@@ -10,8 +10,8 @@ from dataguardian.cli.client import Client, Document
 from dataguardian.cli.declared import (
     DATASOURCES,
     JOBS,
-    NOTIFICATIONS,
     SECTIONS,
+    SETTINGS,
     STORAGES,
     Declared,
     Entry,
@@ -22,7 +22,7 @@ from dataguardian.cli.yamlfile import Spot, unset_spots
 from dataguardian.core.secrets import MASK
 from dataguardian.domain.errors import UsageError
 
-SETTING = "/api/system/settings/notifications"
+SETTING_PATH = "/api/system/settings"
 COMPARE = "/api/system/compare"
 BATCH = 200
 OWN_TAG = "dataguardian"
@@ -60,10 +60,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Known:
-    """What the service has now, by section and name, and its notification settings; secrets masked."""
+    """What the service has now, by section and name, and its settings by key; secrets masked."""
 
     rows: dict[str, dict[str, Document]]
-    setting: dict[str, Any]
+    settings: dict[str, Document]
 
     def row(self, section: Section, name: str) -> Document | None:
         return self.rows[section.name].get(name)
@@ -87,7 +87,7 @@ def party_noun(body_field: str) -> str:
 
 def known(client: Client) -> Known:
     rows = {section.name: {row["name"]: row for row in client.every(section.noun.path)} for section in SECTIONS}
-    return Known(rows, client.get(SETTING)["value"])
+    return Known(rows, {setting["key"]: setting for setting in client.rows(SETTING_PATH)})
 
 
 def guards_itself(there: Known) -> dict[str, set[str]]:
@@ -107,8 +107,7 @@ def make_plan(client: Client, wanted: Declared, *, prune: bool) -> Plan:
     there = known(client)
     planner = _Planner(wanted, there)
     changes = [planner.change(entry) for entry in wanted.entries]
-    if wanted.notifications is not None:
-        changes.append(planner.setting(wanted.notifications, prune=prune))
+    changes += [planner.setting(key, value, prune=prune) for key, value in wanted.settings.items()]
     raise_all(planner.problems)
     for change, comparison in zip(changes, _compared(client, changes), strict=True):
         planner.take(change, comparison)
@@ -136,16 +135,17 @@ class _Planner:
             self.problems.append(entry.problem(self._wanted.file, "a new one needs a type or an url"))
         return change
 
-    def setting(self, fields: dict[str, Any], *, prune: bool) -> Change:
-        """Channels are told apart by name: those that the file leaves out stay, unless it is to prune."""
-        value = self._kept(fields, self._there.setting, (NOTIFICATIONS,), NOTIFICATIONS)
-        if "channels" in value and not prune:
-            value["channels"] = self._there.setting.get("channels", {}) | (value["channels"] or {})
-        return Change("change", "setting", NOTIFICATIONS, None, NOTIFICATIONS, {"value": value})
+    def setting(self, key: str, fields: dict[str, Any], *, prune: bool) -> Change:
+        """Notification channels have names: those that the file leaves out stay, unless it is to prune."""
+        shown = self._there.settings.get(key, {}).get("value", {})
+        value = self._kept(fields, shown, (SETTINGS, key), f"setting {key}")
+        if isinstance(value.get("channels"), dict) and not prune:
+            value["channels"] = shown.get("channels", {}) | value["channels"]
+        return Change("change", "setting", key, None, key, {"value": value})
 
     def take(self, change: Change, comparison: Document) -> None:
         """Takes in what the service says of a change."""
-        spot = (change.section.name, change.name) if change.section else (NOTIFICATIONS,)
+        spot = (change.section.name if change.section else SETTINGS, change.name)
         problem = comparison["problem"]
         if problem is not None:
             place = self._spot_named_in(problem["message"], spot)

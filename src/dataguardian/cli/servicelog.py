@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
 from dataguardian.domain.errors import UsageError
 from dataguardian.settings import Settings
@@ -20,9 +20,20 @@ from dataguardian.settings import Settings
 Format = Literal["json", "console"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-QUIET = ("aiosqlite", "apprise", "asyncio", "httpcore", "httpx", "sqlalchemy", "urllib3", "uvicorn")
+QUIET = (
+    "aiosqlite",
+    "alembic.runtime.plugins",
+    "apprise",
+    "asyncio",
+    "httpcore",
+    "httpx",
+    "sqlalchemy",
+    "urllib3",
+    "uvicorn",
+)
 """What they say below a warning is of no use, or names addresses that hold secrets."""
 TRACEBACK_FRAMES = 30
+FIRST = ("timestamp", "level", "event", "logger")
 
 
 def configure_log(settings: Settings) -> None:
@@ -77,6 +88,11 @@ def _shared() -> list[Processor]:
     ]
 
 
+def _in_order(_: object, __: str, event: EventDict) -> EventDict:
+    """Puts what every line has first, so that lines can be read one below the other."""
+    return {name: event.pop(name) for name in FIRST if name in event} | dict(event)
+
+
 def _ends(log_format: Format) -> list[Processor]:
     if log_format == "console":
         return [
@@ -85,5 +101,6 @@ def _ends(log_format: Format) -> list[Processor]:
     without_values = ExceptionDictTransformer(show_locals=False, max_frames=TRACEBACK_FRAMES)
     return [
         structlog.processors.ExceptionRenderer(without_values),
+        _in_order,
         structlog.processors.JSONRenderer(default=str),
     ]

@@ -189,9 +189,9 @@ def _differences(before: _Document, after: _Document) -> Iterator[Difference]:
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted paths; lists are values, an empty object is one too."""
+    """Yields dotted paths; lists are values, and an empty object is as good as none."""
     for key, value in document.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
