@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from dataguardian.domain.errors import CancelledError, DataGuardianError
+from dataguardian.interruption import postpone
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,19 +51,24 @@ class StopRequest:
             self.check()
             time.sleep(min(left, 0.1))
 
+    def commit(self) -> None:
+        """The last moment to stop, before what cannot be recalled: raises CancelledError once a signal has arrived."""
+        self.check()
+        self.finish()
+
     def finish(self) -> None:
-        """The work is done and only its result is left to be told: a signal comes too late from now on."""
+        """Only what cannot be recalled, or the result, is left to do: a signal comes too late from now on."""
         self._done = True
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        if self._done:
-            return
-        if self.signum is not None:
+        if self._done or self.signum is not None:
+            text = b"too late to stop, finishing...\n" if self._done else b"cleaning up, please wait...\n"
             with contextlib.suppress(OSError):
-                os.write(2, b"cleaning up, please wait...\n")
+                os.write(2, text)
             return
         self.signum = signum
-        raise self._error(signum)
+        if not postpone(self.check):
+            self.check()
 
     @staticmethod
     def _error(signum: int) -> CancelledError:

@@ -10,8 +10,10 @@ Obligations, held by the conformance suite:
   raise, whatever the child had written by then; so does content that fails the engine's own check.
 * Leaving a stream's context early ends its children (TERM, closed pipes, KILL after a limit) and removes what it
   staged.
-* `restore` never touches what the target held before the last byte of the last stream was verified; then it
-  swaps, atomically where the system can. An error, at any moment, leaves the target as it was, and nothing else behind.
+* `restore` never touches what the target held before the last byte of the last stream was verified; then it calls
+  `before_swap` and swaps, atomically where the system can. An error, at any moment, leaves the target as it was, and
+  nothing else behind. After `before_swap` no stop request interrupts it.
+* What the user should know of a restore that ended well is in `warnings`.
 * No secret reaches an argv, a log, an error text, a warning or `metadata`.
 """
 
@@ -52,11 +54,19 @@ class DumpOptions:
     exclude: tuple[str, ...] = ()
 
 
+def _swap_at_will() -> None:
+    """For callers that would not stop a restore at its last moment."""
+
+
 @dataclass(frozen=True)
 class RestoreOptions:
     """How to restore. `drop_existing` allows to replace what the target holds, atomically, at the end."""
 
     drop_existing: bool = False
+    before_swap: Callable[[], None] = _swap_at_will
+    """Called once, when everything lies restored beside the target and only the swap is missing. It raises to prevent
+    the swap; when it returns, the restore is beyond recall.
+    """
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,15 @@ class Engine(ABC):
     server_version: str = ""
     """Version of the source, known after `dump` began; '' where there is no server."""
 
+    @property
+    def local_path(self) -> str | None:
+        """The absolute local path of what is dumped and restored; None for a server."""
+        return None
+
+    def reads(self, path: str, options: DumpOptions) -> bool:  # noqa: ARG002 -- for engines that know patterns
+        """Tells whether a dump would read the file at `path`, relative to `local_path`, which need not exist yet."""
+        return True
+
     @abstractmethod
     def check(self) -> ProbeResult:
         """Tells whether the source answers, within a time limit; never raises for what it finds."""
@@ -150,6 +169,11 @@ class Engine(ABC):
         Every stream is read to its end before the next one is asked for. Raises RestoreFailedError or DiskFullError,
         and passes on whatever `streams` raises, after having undone everything.
         """
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know although `restore` returned: what could not be given back, or not be removed."""
+        return []
 
     @abstractmethod
     def inventory(self) -> Inventory:

@@ -9,13 +9,16 @@ fires when the *thread* ends.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -23,6 +26,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dataguardian.domain.errors import MissingToolError
+from dataguardian.interruption import unbroken
 
 PIPE_BYTES = 1 << 20
 """Asked of the kernel for every pipe; 64 KiB pipes cost a wake-up per 64 KiB."""
@@ -31,6 +35,9 @@ STDERR_TAIL_LINES = 200
 STDERR_LINE_BYTES = 4096
 STDERR_LONGEST_LINE_BYTES = 64 * 1024
 """A path of 4096 bytes, every byte of it escaped, and a message; `on_stderr` must see where a line ends."""
+
+_living: set[ChildProcess] = set()
+"""Children that nobody has waited for yet."""
 
 
 @cache
@@ -76,21 +83,29 @@ class ChildProcess:
         self._on_stderr = on_stderr
         command = [*launcher(), *(big_buffers() if stdbuf else ()), *argv]
         try:
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=dict(os.environ if env is None else env),
-                cwd=cwd,
-                bufsize=0,
-                process_group=0,
-            )
+            # A stop between the spawn and the caller's `with` would leave the child to nobody: then the exit ends it.
+            with unbroken:
+                self._spawn(command, dict(os.environ if env is None else env), stdin, stdout, cwd)
         except FileNotFoundError as error:
             raise MissingToolError(f"{self.name} is not installed, or was removed a moment ago") from error
+
+    def _spawn(
+        self, command: list[str | bytes], env: dict[str, str], stdin: bool, stdout: bool, cwd: str | bytes | None
+    ) -> None:
+        self._popen = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            bufsize=0,
+            process_group=0,
+        )
+        self._drain = threading.Thread(target=self._drain_stderr, name=f"stderr of {self.name}", daemon=True)
+        _living.add(self)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
-        self._drain = threading.Thread(target=self._drain_stderr, name=f"stderr of {self.name}", daemon=True)
         self._drain.start()
 
     @property
@@ -110,6 +125,12 @@ class ChildProcess:
     def readinto(self, buffer: memoryview) -> int:
         """Reads what is there, at least one byte; returns 0 when the child closed its output."""
         return os.readv(self._pipe(self._popen.stdout).fileno(), [buffer])
+
+    def has_output(self, deadline: float) -> bool:
+        """Waits for output, or for its end, until `deadline` (of time.monotonic); tells whether there is any."""
+        poll = select.poll()
+        poll.register(self._pipe(self._popen.stdout), select.POLLIN)
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def write(self, data: bytes | memoryview) -> None:
         """Writes all of it; raises BrokenPipeError when the child has stopped reading."""
@@ -138,6 +159,7 @@ class ChildProcess:
     def wait(self, timeout_seconds: float | None = None) -> int:
         """Returns the exit code (negative: ended by that signal); raises subprocess.TimeoutExpired."""
         code = self._popen.wait(timeout_seconds)
+        _living.discard(self)
         self._drain.join(timeout=TERM_GRACE_SECONDS)
         return code
 
@@ -151,6 +173,7 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._popen.wait()
+        _living.discard(self)
         self._drain.join(timeout=TERM_GRACE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -219,16 +242,25 @@ def _enlarge(pipe: IO[bytes] | None) -> None:
 def run_child(
     argv: Sequence[str | bytes], *, env: Mapping[str, str] | None = None, timeout_seconds: float = 60.0
 ) -> tuple[int, bytes, str]:
-    """Runs a short-lived program to its end; returns (exit code, standard output, end of standard error)."""
+    """Runs a short-lived program to its end; returns (exit code, standard output, end of standard error).
+
+    A program that takes longer is ended: its exit code is negative then.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    output = bytearray()
+    buffer = memoryview(bytearray(64 * 1024))
     with ChildProcess(argv, env=env, stdout=True) as child:
-        timer = threading.Timer(timeout_seconds, child.abort)
-        timer.start()
-        output = bytearray()
-        buffer = memoryview(bytearray(64 * 1024))
+        while child.has_output(deadline) and (count := child.readinto(buffer)):
+            output += buffer[:count]
         try:
-            while count := child.readinto(buffer):
-                output += buffer[:count]
-            code = child.wait()
-        finally:
-            timer.cancel()
-        return code, bytes(output), child.stderr_text
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.abort()
+        return child.wait(), bytes(output), child.stderr_text
+
+
+@atexit.register
+def _end_leftovers() -> None:
+    """Ends children that a stop request tore from their owners."""
+    for child in list(_living):
+        child.abort()

@@ -45,6 +45,11 @@ class StoredObject:
 
 
 class Storage(ABC):
+    @property
+    def local_path(self) -> str | None:
+        """The absolute path of the local folder that holds the objects; None for a storage elsewhere."""
+        return None
+
     @abstractmethod
     def put(self, path: str, data: Data) -> None:
         """Stores `data` as one atomic, durable object."""

@@ -88,6 +88,10 @@ class LocalStorage(Storage):
         limit_gb = config.max_size_gb
         self._quota = None if limit_gb is None else _Quota(int(limit_gb * 10**9), self._count, self._address)
 
+    @property
+    def local_path(self) -> str:
+        return self._root
+
     def put(self, path: str, data: Data) -> None:
         segments = _segments(path)
         view = memoryview(data).cast("B")

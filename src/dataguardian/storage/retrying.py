@@ -46,6 +46,10 @@ class RetryingStorage(Storage):
         self._sleep = sleep
         self._clock = clock or SystemClock()
 
+    @property
+    def local_path(self) -> str | None:
+        return self._storage.local_path
+
     def put(self, path: str, data: Data) -> None:
         self._repeat(lambda: self._storage.put(path, data))
 

@@ -76,6 +76,14 @@ class FilesEngine(Engine):
     def __init__(self, config: FilesConfig) -> None:
         self._config = config
         self._tar: Tar | None = None
+        self._warnings: list[str] = []
+
+    @property
+    def local_path(self) -> str:
+        return self._config.source_path
+
+    def reads(self, path: str, options: DumpOptions) -> bool:
+        return self._selection(options).reads(path)
 
     def check(self) -> ProbeResult:
         """Opens the folder in a thread, because a dead network mount never answers."""
@@ -105,7 +113,12 @@ class FilesEngine(Engine):
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
         target = inspect_target(self._config.source_path, drop_existing=options.drop_existing)
-        restore_archive(find_tar(), target, _only_stream(streams))
+        chunks = _only_stream(streams)
+        self._warnings = restore_archive(find_tar(), target, chunks, before_swap=options.before_swap)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self._warnings)
 
     def inventory(self) -> Inventory:
         """Returns the size in bytes of every selected regular file, by its path relative to the source."""

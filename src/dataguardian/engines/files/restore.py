@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dataguardian.domain.errors import (
@@ -66,23 +66,23 @@ def inspect_target(path: str, *, drop_existing: bool) -> Target:
     return target
 
 
-def restore_archive(tar: Tar, target: Target, chunks: Iterator[bytes]) -> None:
-    """Unpacks `chunks` and puts the result in the target's place; whatever goes wrong leaves the target as it was."""
+def restore_archive(tar: Tar, target: Target, chunks: Iterator[bytes], *, before_swap: Callable[[], None]) -> list[str]:
+    """Unpacks `chunks` and puts the result in the target's place; whatever goes wrong leaves the target as it was.
+
+    Returns warnings.
+    """
     staging = _staging_path(target)
     try:
         _make_staging(staging)
         _extract(tar, staging, chunks)
         _sync(staging)
+        before_swap()
         _swap(staging, target)
-        _sync_folder(target.parent)
     except BaseException as error:
         if not remove_tree(staging):
             error.add_note(f"{staging!a} could not be removed")
         raise
-    if not remove_tree(staging):
-        raise RestoreFailedError(
-            f"{target.path!a} is restored, but its former content could not be removed", hint=f"remove {staging!a}"
-        )
+    return [*_sync_folder(target.parent), *_remove_former(target, staging)]
 
 
 def remove_tree(path: str) -> bool:
@@ -211,12 +211,23 @@ def _sync(staging: str) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync_folder(path: str) -> list[str]:
+    """The swap has happened already, so an error is a warning."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return [f"{path!a} could not be flushed to the disk: {error.strerror}"]
+    return []
+
+
+def _remove_former(target: Target, staging: str) -> list[str]:
+    if remove_tree(staging):
+        return []
+    return [f"the former content of {target.path!a} could not be removed: it lies in {staging!a}"]
 
 
 def _swap(staging: str, target: Target) -> None:

@@ -38,6 +38,14 @@ class Selection:
     def includes(self, path: str, *, is_dir: bool) -> bool:
         return self._include.match(path, is_dir=is_dir)
 
+    def reads(self, path: str) -> bool:
+        """Tells whether the file at `path` is selected, by itself or with one of its folders."""
+        ends = [at for at, char in enumerate(path) if char == "/"] + [len(path)]
+        names = [(path[:end], end < len(path)) for end in ends]
+        if any(self.excludes(name, is_dir=is_dir) for name, is_dir in names):
+            return False
+        return self.by_default or any(self.includes(name, is_dir=is_dir) for name, is_dir in names)
+
 
 @dataclass
 class _Folder:

@@ -72,10 +72,10 @@ _STATUS: dict[type[DataGuardianError], CheckStatus] = {
 
 
 class PostgresEngine(Engine):
-    """A database or a cluster. After `restore`, `warnings` holds what could not be given back (an owner's role…)."""
+    """A database or a cluster. `warnings` tells what could not be given back (an owner's role…)."""
 
     def __init__(self, config: PostgresConfig) -> None:
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
         self._config = config
         self._server = Server(config)
         self._tools: list[ToolVersion] = []
@@ -114,8 +114,12 @@ class PostgresEngine(Engine):
                     )
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
-        restoration = Restoration(self._server, self._config.database, options.drop_existing, self.warnings)
-        restoration.run(streams)
+        self._warnings.clear()
+        Restoration(self._server, self._config.database, options, self._warnings).run(streams)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self._warnings)
 
     def inventory(self) -> Inventory:
         names = [self._config.database] if self._config.database is not None else self._databases()

@@ -57,7 +57,8 @@ class Globals:
         """Drops what `apply` created, the newest first."""
         from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
-        for kind, name in reversed(self._created):
+        left = _existing(connection)
+        for kind, name in reversed([key for key in self._created if key in left]):
             identifier = sql.Identifier(name)
             if kind == "ROLE":
                 connection.execute(sql.SQL("DROP OWNED BY {}").format(identifier))
@@ -65,9 +66,9 @@ class Globals:
         self._created.clear()
 
     def _run(self, connection: Connection, statement: str) -> None:
-        connection.execute(statement)
-        if key := _created_by(statement):
+        if key := _created_by(statement):  # noted first: a statement that is stopped may still have come through
             self._created.append(key)
+        connection.execute(statement)
 
 
 def split_statements(script: str) -> Iterator[tuple[str, set[str]]]:

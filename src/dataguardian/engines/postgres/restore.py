@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from dataguardian.domain.errors import (
     TargetInUseError,
     UsageError,
 )
-from dataguardian.engines.base import RestoreStream
+from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.postgres import properties
 from dataguardian.engines.postgres.config import MAX_NAME_BYTES, child_environment
 from dataguardian.engines.postgres.globals import Globals
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from dataguardian.engines.postgres.server import Connection
 
 _END_SESSIONS_SECONDS = 15.0
-_LINGER_SECONDS = 2.0
-_SESSIONS = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
 _TERMINATE = """
 SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
 WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()
 """
+_LOOK_ANEW = "SELECT pg_catalog.pg_stat_clear_snapshot()"
 
 
 @dataclass
@@ -54,10 +53,9 @@ class Restoration:
 
     server: Server
     database: str | None
-    drop_existing: bool
+    options: RestoreOptions
     warnings: list[str] = field(default_factory=list)
     _ready: list[_Beside] = field(default_factory=list)
-    _closed: list[str] = field(default_factory=list)
     _globals: Globals | None = None
     _helper: str | None = None
 
@@ -68,8 +66,8 @@ class Restoration:
                 self._restore(stream, streams)
             if self._ready:
                 self._swap()
-        except BaseException:
-            self._undo()
+        except BaseException as error:
+            self._undo(error)
             raise
         self._finish()
 
@@ -100,7 +98,7 @@ class Restoration:
         with self._connect() as connection:
             target = look_at(connection, self.server, name)
             tools = _tools_for(stream, connection)
-        target.check(drop_existing=self.drop_existing)
+        target.check(drop_existing=self.options.drop_existing)
         if target.in_place:
             self._restore_in_place(stream, rest, tools)
         else:
@@ -108,7 +106,7 @@ class Restoration:
 
     def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: ToolSet) -> None:
         """For a role that may not create databases: all or nothing in one transaction."""
-        chunks = _with_last_one_held_back(stream.chunks(), rest)
+        chunks = _with_last_one_held_back(stream.chunks(), rest, self.options.before_swap)
         self._load(stream, str(self.database), chunks, tools, one_transaction=True)
 
     def _restore_beside(self, stream: RestoreStream, target: Target, tools: ToolSet) -> None:
@@ -165,78 +163,87 @@ class Restoration:
         (load.by_script if tools.major > server_major else load.directly)(chunks)
 
     def _swap(self) -> None:
-        """Renames everything in one transaction: either all databases are the restored ones, or none is."""
-        from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
-
-        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-        with self._connect() as connection:
-            for beside in self._existing():
-                self._close(connection, beside.target.name)
-            with connection.transaction():
-                for beside in self._ready:
-                    name = sql.Identifier(beside.target.name)
-                    if beside.target.exists:
-                        connection.execute(rename.format(name, sql.Identifier(beside.old)))
-                    connection.execute(rename.format(sql.Identifier(beside.temporary), name))
+        """Renames everything in one transaction: either all databases are the restored ones, or none is, also when
+        this process or the server is killed half-way.
+        """
+        with self._connect() as connection, connection.transaction():
+            for beside in self._ready:
+                if beside.target.exists:
+                    self._rename_away(connection, beside)
+                _rename(connection, beside.temporary, beside.target.name)
+            self.options.before_swap()
 
     def _existing(self) -> list[_Beside]:
         return [beside for beside in self._ready if beside.target.exists]
 
-    def _close(self, connection: Connection, name: str) -> None:
-        """Admits nobody new to the database and ends its sessions; raises TargetInUseError."""
-        self._closed.append(name)
-        _alter(connection, name, "ALLOW_CONNECTIONS false")
-        limit = time.monotonic() + (_END_SESSIONS_SECONDS if self.drop_existing else _LINGER_SECONDS)
-        while scalar(connection, _SESSIONS, name):
-            if time.monotonic() > limit:
-                raise TargetInUseError(
-                    f"somebody works with database {name!r} at {self.server.place}",
-                    hint="end the sessions, or give --drop-existing, which ends them",
-                )
-            if self.drop_existing:
-                scalar(connection, _TERMINATE, name)
-            time.sleep(0.05)
+    def _rename_away(self, connection: Connection, beside: _Beside) -> None:
+        """Renames the target as soon as its sessions have ended, and ends them if allowed; raises TargetInUseError.
 
-    def _undo(self) -> None:
-        """Leaves the server as it was found; what cannot be undone is a warning, the first error stays the error."""
-        with self._noted("undoing the restore"), self._connect() as connection:
-            for name in self._closed:
-                with self._noted(f"opening database {name!r} again"):
-                    _alter(connection, name, "ALLOW_CONNECTIONS true")
+        A rename waits up to five seconds for them, and from its first moment until the transaction ends the server
+        lets nobody new in.
+        """
+        import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+        name = beside.target.name
+        limit = time.monotonic() + (_END_SESSIONS_SECONDS if self.options.drop_existing else 0)
+        while True:
+            if self.options.drop_existing:
+                connection.execute(_LOOK_ANEW)
+                scalar(connection, _TERMINATE, name)
+            try:
+                with connection.transaction():
+                    _rename(connection, name, beside.old)
+            except psycopg.errors.ObjectInUse as error:
+                if time.monotonic() > limit:
+                    raise TargetInUseError(
+                        f"somebody works with database {name!r} at {self.server.place}",
+                        hint="end the sessions, or give --drop-existing, which ends them",
+                    ) from error
+            else:
+                return
+
+    def _undo(self, error: BaseException) -> None:
+        """Leaves the server as it was found; what cannot be undone is told with the error."""
+        with self._told(error.add_note, "undoing the restore"), self._connect() as connection:
             for beside in self._ready:
-                with self._noted(f"removing database {beside.temporary!r}"):
+                with self._told(error.add_note, f"removing database {beside.temporary!r}"):
                     _drop(connection, beside.temporary)
             if self._globals:
-                with self._noted("removing new roles and tablespaces"):
+                with self._told(error.add_note, "removing new roles and tablespaces"):
                     self._globals.undo(connection)
-        self._drop_helper()
+        self._drop_helper(error.add_note)
 
     def _finish(self) -> None:
-        with self._noted("removing what was replaced"), self._connect() as connection:
+        warn = self.warnings.append
+        with self._told(warn, "removing what was replaced"), self._connect() as connection:
             for beside in self._existing():
-                with self._noted(f"removing the replaced database, now named {beside.old!r}"):
+                with self._told(warn, f"removing the replaced database, now named {beside.old!r}"):
                     _drop(connection, beside.old)
-        self._drop_helper()
+        self._drop_helper(warn)
 
-    def _drop_helper(self) -> None:
+    def _drop_helper(self, tell: Callable[[str], None]) -> None:
         helper, self._helper = self._helper, None
         if helper:
-            with self._noted(f"removing database {helper!r}"), self._connect() as connection:
+            with self._told(tell, f"removing database {helper!r}"), self._connect() as connection:
                 _drop(connection, helper)
 
+    @staticmethod
     @contextlib.contextmanager
-    def _noted(self, what: str) -> Iterator[None]:
+    def _told(tell: Callable[[str], None], what: str) -> Iterator[None]:
+        """Tells of errors in `what` instead of raising them."""
         import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
         try:
             yield
         except psycopg.Error as error:
-            self.warnings.append(f"{what} failed: {error.diag.message_primary or type(error).__name__}")
+            tell(f"{what} failed: {error.diag.message_primary or type(error).__name__}")
         except DataGuardianError as error:
-            self.warnings.append(f"{what} failed: {error.message}")
+            tell(f"{what} failed: {error.message}")
 
 
-def _with_last_one_held_back(chunks: Iterator[bytes], rest: Iterator[RestoreStream]) -> Iterator[bytes]:
+def _with_last_one_held_back(
+    chunks: Iterator[bytes], rest: Iterator[RestoreStream], before_swap: Callable[[], None]
+) -> Iterator[bytes]:
     """pg_restore commits as soon as it has read the archive's last block, so that comes only when all is known
     to be sound.
     """
@@ -247,6 +254,7 @@ def _with_last_one_held_back(chunks: Iterator[bytes], rest: Iterator[RestoreStre
         last = chunk
     for stream in rest:
         raise UsageError(f"stream {stream.name!r} cannot be restored here")
+    before_swap()
     yield last
 
 
@@ -272,6 +280,13 @@ def _major(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may
 def _temporary_name(name: str, mark: str) -> str:
     suffix = f"_{mark}_{os.urandom(4).hex()}"
     return name.encode()[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def _rename(connection: Connection, name: str, new_name: str) -> None:
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    connection.execute(rename.format(sql.Identifier(name), sql.Identifier(new_name)))
 
 
 def _alter(connection: Connection, name: str, what: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import select
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MAINTENANCE_DATABASES = ("postgres", "template1")
 CONNECT_SECONDS = 10
+_CANCEL_SECONDS = 10
 
 _BY_SQLSTATE: dict[str, type[DataGuardianError]] = {
     "3D000": NotFoundError,
@@ -77,7 +80,8 @@ class Server:
                     "SELECT set_config('search_path', '', false), set_config('statement_timeout', '0', false),"
                     " set_config('lock_timeout', '0', false), set_config('default_transaction_read_only', 'off', false)"
                 )
-                yield connection
+                with _settled(connection):
+                    yield connection
         except psycopg.Error as failure:
             raise _translated(failure, place, error) from failure
 
@@ -126,6 +130,27 @@ class Server:
             "keepalives_count": 4,
         }
         return fixed | {key: value for key, value in given.items() if value is not None}
+
+
+@contextmanager
+def _settled(connection: Connection) -> Iterator[None]:
+    """On the way out of an error it cancels the statement that the server may still carry out, and waits for its end.
+
+    Closing the connection alone would not: a database could appear after those that a restore left were removed.
+    """
+    import psycopg  # noqa: PLC0415 -- see above
+
+    try:
+        yield
+    except BaseException:
+        pgconn, limit = connection.pgconn, time.monotonic() + _CANCEL_SECONDS
+        if pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            with suppress(psycopg.Error, OSError):
+                connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                while pgconn.is_busy() and (left := limit - time.monotonic()) > 0:
+                    select.select([pgconn.socket], [], [], left)
+                    pgconn.consume_input()
+        raise
 
 
 def version_text(version: int) -> str:

@@ -100,6 +100,11 @@ class SqliteEngine(Engine):
     def __init__(self, config: SqliteConfig) -> None:
         self._path = config.file_path
         self._name = config.default_name()
+        self._warnings: list[str] = []
+
+    @property
+    def local_path(self) -> str:
+        return self._path
 
     def check(self) -> ProbeResult:
         try:
@@ -124,7 +129,11 @@ class SqliteEngine(Engine):
         restore.prepare(self._path, streams, options)
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
-        restore.restore(self._path, streams, options)
+        self._warnings = restore.restore(self._path, streams, options)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self._warnings)
 
     def inventory(self) -> Inventory:
         _require_source(self._path)

@@ -24,6 +24,7 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.engines.processes import ChildProcess
+from dataguardian.interruption import unbroken
 from dataguardian.settings import Settings
 
 _PROGRAM = (
@@ -148,15 +149,20 @@ def check_regular(path: str) -> os.stat_result | None:
 def staged_file() -> Iterator[tuple[int, str]]:
     """Creates an empty file, for this user only, in the staging folder; yields (descriptor, path) and removes it."""
     folder = Settings.from_environment().staging_dir
+    descriptor, path = -1, ""
     try:
-        descriptor, path = tempfile.mkstemp(prefix="dataguardian-", suffix=".sqlite", dir=folder)
+        with unbroken:
+            descriptor, path = tempfile.mkstemp(prefix="dataguardian-", suffix=".sqlite", dir=folder)
+        yield descriptor, path
     except OSError as error:
+        if path:
+            raise
         raise NotAllowedError(
             f"the staging folder {shown_path(str(folder))} cannot be written to: {error.strerror}",
             hint="point DATAGUARDIAN_STAGING_DIR at a folder that exists and is yours",
         ) from error
-    try:
-        yield descriptor, path
     finally:
-        os.close(descriptor)
-        Path(path).unlink(missing_ok=True)
+        with unbroken:
+            if path:
+                os.close(descriptor)
+                Path(path).unlink(missing_ok=True)

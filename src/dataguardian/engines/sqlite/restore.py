@@ -50,8 +50,10 @@ def prepare(path: str, streams: Iterable[tuple[str, str]], options: RestoreOptio
             raise translated(refusal, path, RestoreFailedError) from refusal
 
 
-def restore(path: str, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
-    """Does what `Engine.restore` promises. A symbolic link stays one: the file that it means is replaced."""
+def restore(path: str, streams: Iterator[RestoreStream], options: RestoreOptions) -> list[str]:
+    """Does what `Engine.restore` promises; returns warnings. A symbolic link stays one: the file that it means is
+    replaced.
+    """
     target = os.path.realpath(path)
     with _file_beside(target) as fresh:
         stream = next(streams, None)
@@ -62,7 +64,8 @@ def restore(path: str, streams: Iterator[RestoreStream], options: RestoreOptions
         if next(streams, None) is not None:
             raise UsageError("a SQLite database is restored from one stream only", hint="choose one with --stream")
         _dress(fresh, stream.metadata)
-        _publish(fresh, target, options)
+        options.before_swap()
+        return _publish(fresh, target, options)
 
 
 @contextmanager
@@ -121,21 +124,21 @@ def _dress(fresh: str, metadata: dict[str, Any]) -> None:
     Path(fresh).chmod(mode & 0o777 if isinstance(mode, int) else 0o600)
 
 
-def _publish(fresh: str, target: str, options: RestoreOptions) -> None:
+def _publish(fresh: str, target: str, options: RestoreOptions) -> list[str]:
     if options.drop_existing and check_regular(target) is not None:
-        _replace(fresh, target)
-        return
+        return _replace(fresh, target)
     _check_leftovers(target, options)
     with _disk_errors(target):
         for suffix in SIDE_SUFFIXES if options.drop_existing else ():
             Path(target + suffix).unlink(missing_ok=True)
         _link(fresh, target)
         sync_directory(target)
+    return []
 
 
-def _replace(fresh: str, target: str) -> None:
+def _replace(fresh: str, target: str) -> list[str]:
     try:
-        ask("replace", target, fresh)
+        return list(ask("replace", target, fresh)["warnings"])
     except RefusalError as refusal:
         if refusal.kind == "busy":
             raise TargetInUseError(

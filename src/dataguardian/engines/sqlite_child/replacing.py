@@ -81,7 +81,8 @@ def replace(target: str, fresh: str) -> dict[str, object]:
     """Puts the file `fresh` into the place of the database `target`: whoever looks sees the old or the new, whole.
 
     The old one is locked against everybody and made whole by itself before its side files are put aside, so that
-    neither can they be replayed onto the new one, nor is the old one less than whole when this ends half-way.
+    neither can they be replayed onto the new one, nor is the old one less than whole when this ends half-way. Once it
+    is replaced, what goes wrong is among the `warnings` of the answer.
     """
     connection = _lock(target)
     try:
@@ -102,8 +103,8 @@ def replace(target: str, fresh: str) -> dict[str, object]:
             Path(moved).unlink()
         sync_directory(target)
     except OSError as error:
-        raise Failure("failed", f"it was replaced, but not tidily: {error.strerror}") from error
-    return {}
+        return {"warnings": [f"the old database's side files could not be tidied up: {error.strerror}"]}
+    return {"warnings": []}
 
 
 def _lock(target: str) -> sqlite3.Connection | None:
