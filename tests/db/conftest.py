@@ -1,14 +1,19 @@
-"""The catalogue on both databases: every test that takes `catalogue` runs on SQLite and on PostgreSQL."""
+"""The catalogue on both databases: every test that takes `url` or `catalogue` runs on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.session import Database
+
+Story = Callable[[Database], Coroutine[Any, Any, None]]
+Play = Callable[[Story], None]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -21,8 +26,19 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def catalogue(url: str) -> AsyncIterator[Database]:
-    upgrade(url)
+def play(url: str) -> Play:
+    """Runs a story on a catalogue that was just made."""
+
+    def run(story: Story) -> None:
+        upgrade(url)
+        asyncio.run(_played(url, story))
+
+    return run
+
+
+async def _played(url: str, story: Story) -> None:
     database = Database(url)
-    yield database
-    await database.close()
+    try:
+        await story(database)
+    finally:
+        await database.close()

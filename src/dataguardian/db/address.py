@@ -17,6 +17,7 @@ def sqlite_path(url: str) -> Path | None:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in _POSTGRES:
+        _refuse_unencoded(rest)
         return None
     if url.startswith(_SQLITE) and rest.strip("/") and ":memory:" not in rest:
         return Path(url.removeprefix(_SQLITE))
@@ -29,3 +30,19 @@ def sqlite_path(url: str) -> Path | None:
 def postgres_url(url: str) -> str:
     """Returns the address in the form of libpq."""
     return f"postgresql://{url.partition('://')[2]}"
+
+
+def bad_url() -> UsageError:
+    """Its cause is never chained: that would show the password."""
+    return UsageError(
+        "DATABASE_URL is not a valid address", hint="percent-encode special characters of user and password"
+    )
+
+
+def _refuse_unencoded(rest: str) -> None:
+    """What of a password is not encoded becomes part of the host's name or port, and so of error texts."""
+    authority, _, path = rest.partition("?")[0].partition("/")
+    hosts = authority.rpartition("@")[2].split(",")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts]
+    if "@" in path or authority.count("@") > 1 or not all(port.isdigit() or not port for port in ports):
+        raise bad_url()

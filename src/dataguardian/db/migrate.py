@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dataguardian.db.address import postgres_url, sqlite_path
+from dataguardian.db.address import bad_url, postgres_url, sqlite_path
 from dataguardian.domain.errors import ConflictError, DataGuardianError, MissingToolError, UsageError
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ def _postgres_revision(url: str) -> str | None:
     except psycopg.ProgrammingError as error:
         if error.sqlstate is not None:
             raise _translated(error) from error
-        raise UsageError(
-            "DATABASE_URL is not a valid address", hint="percent-encode special characters of user and password"
-        ) from None  # the cause would show the password
+        raise bad_url() from None
     except psycopg.Error as error:
         raise _translated(error) from error
 

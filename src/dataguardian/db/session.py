@@ -21,22 +21,23 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from dataguardian.db.address import postgres_url, sqlite_path
+from dataguardian.db.address import bad_url, postgres_url, sqlite_path
 from dataguardian.db.errors import translated, unavailable
 from dataguardian.db.recent import Recent
 from dataguardian.domain.clock import Clock
-from dataguardian.domain.errors import MissingToolError, UsageError
+from dataguardian.domain.errors import MissingToolError
 
 BUSY_TIMEOUT_MS = 5000
 TURN_SECONDS = 10.0
-"""How long a writer waits for its turn behind others of this process before the catalogue counts as away."""
+"""How long anybody waits for its turn behind others of this process before the catalogue counts as away."""
 CONNECT_TIMEOUT_SECONDS = 2
 SQLITE_CACHE_KIB = 16384
-SQLITE_READERS = 5
-POSTGRES_CONNECTIONS = 10
+CONNECTIONS = 8
+"""How many read at once, and on PostgreSQL also how many write."""
 
 # A session that hangs, because its process was frozen or its machine lost the network, must not hold locks for ever.
 _POSTGRES_LIMITS = "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c jit=off"
+_POSTGRES_READING = r" -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\ read"
 _POSTGRES_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10000}
 
 
@@ -50,26 +51,26 @@ class Database:
         path = sqlite_path(url)
         self.is_sqlite = path is not None
         self.recent = Recent()
-        self._turn = asyncio.Lock() if self.is_sqlite else None
         self._closing: set[asyncio.Task[None]] = set()
         if path is not None:
             self.engine, self._reader = _sqlite_engines(str(path))
+            self._writers, self._readers = asyncio.Semaphore(1), asyncio.Semaphore(CONNECTIONS)
         else:
-            self.engine = _postgres_engine(url)
-            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self.engine, self._reader = _postgres_engine(url), _postgres_engine(url, _POSTGRES_READING)
+            self._writers, self._readers = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(CONNECTIONS)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the catalogue and cannot change it. Do not wait on I/O inside."""
         with translated():
-            async with self._session(self._reader, {"recent": self.recent}) as session:
+            async with _turn(self._readers), self._session(self._reader, {"recent": self.recent}) as session:
                 yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """One write transaction: committed when the block ends well, rolled back when it raises. Keep it short."""
         with translated():
-            async with self._my_turn(), self._session(self.engine, {}) as session:
+            async with _turn(self._writers), self._session(self.engine, {}) as session:
                 try:
                     yield session
                 except BaseException:
@@ -89,7 +90,7 @@ class Database:
         """Lets SQLite look at its tables again, so that it plans well; for a daily pass. PostgreSQL does it itself."""
         if self.is_sqlite:
             with translated():
-                async with self._my_turn(), self._session(self.engine, {}) as session:
+                async with _turn(self._writers), self._session(self.engine, {}) as session:
                     await session.execute(text("PRAGMA analysis_limit=1000"))
                     await session.execute(text("PRAGMA optimize"))
                     await session.commit()
@@ -99,21 +100,6 @@ class Database:
         await self._reader.dispose()
         if self._closing:
             await asyncio.wait(self._closing, timeout=CONNECT_TIMEOUT_SECONDS)
-
-    @asynccontextmanager
-    async def _my_turn(self) -> AsyncIterator[None]:
-        if self._turn is None:
-            yield
-            return
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turn.acquire()
-        except TimeoutError as error:
-            raise unavailable("other writers have it") from error
-        try:
-            yield
-        finally:
-            self._turn.release()
 
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[AsyncSession]:
@@ -160,6 +146,20 @@ async def server_time(session: AsyncSession, clock: Clock) -> datetime:
     return moment.astimezone(UTC)
 
 
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Waits for one of the places. Apart from the pool, so that a busy catalogue is not taken for one that is away."""
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            await places.acquire()
+    except TimeoutError as error:
+        raise unavailable("others keep it busy") from error
+    try:
+        yield
+    finally:
+        places.release()
+
+
 async def _abandon(session: AsyncSession, opening: asyncio.Task[Any]) -> None:
     opening.cancel()
     with contextlib.suppress(Exception, asyncio.CancelledError):
@@ -168,19 +168,19 @@ async def _abandon(session: AsyncSession, opening: asyncio.Task[Any]) -> None:
         await session.close()
 
 
-def _postgres_engine(url: str) -> AsyncEngine:
+def _postgres_engine(url: str, options: str = "") -> AsyncEngine:
     address = _parsed(postgres_url(url)).set(drivername="postgresql+psycopg")
     given: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "dataguardian",
-        "options": _POSTGRES_LIMITS,
+        "options": _POSTGRES_LIMITS + options,
         **_POSTGRES_NETWORK,
     }
     try:
         return create_async_engine(
             address,
-            pool_size=POSTGRES_CONNECTIONS,
-            max_overflow=POSTGRES_CONNECTIONS,
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,  # those that were abandoned still take a place for a while
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
             pool_pre_ping=True,
             connect_args={name: value for name, value in given.items() if name not in address.query},
@@ -195,19 +195,18 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        raise UsageError(
-            "DATABASE_URL is not a valid address", hint="percent-encode special characters of user and password"
-        ) from None  # the cause would show the password
+        raise bad_url() from None
 
 
 def _sqlite_engines(path: str) -> tuple[AsyncEngine, AsyncEngine]:
     """Returns the engine that writes, of one connection, and the one that reads."""
     address = URL.create("sqlite+aiosqlite", database=path)
-    writer = create_async_engine(address, pool_size=1, max_overflow=0, pool_timeout=TURN_SECONDS)
-    reader = create_async_engine(address, pool_size=SQLITE_READERS, max_overflow=0, pool_timeout=TURN_SECONDS)
+    writer = create_async_engine(address, pool_size=1, max_overflow=1, pool_timeout=TURN_SECONDS)
+    reader = create_async_engine(address, pool_size=CONNECTIONS, max_overflow=CONNECTIONS, pool_timeout=TURN_SECONDS)
     for engine, statement in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _beginner(statement))
+        event.listen(engine.sync_engine.pool, "invalidate", _let_go)
     event.listen(reader.sync_engine, "connect", _forbid_writing)
     return writer, reader
 
@@ -233,6 +232,15 @@ def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 -- the 
 
 def _forbid_writing(connection: Any, _: object) -> None:  # noqa: ANN401 -- the driver's adapted connection
     _set_pragmas(connection, {"query_only": "ON"})
+
+
+def _let_go(connection: Any, _: object, __: object) -> None:  # noqa: ANN401 -- the driver's adapted connection
+    """Ends the transaction of a connection that is thrown away because its task was cancelled.
+
+    Closing it does not, as long as a cursor is kept alive: by the traceback of that very cancellation, for instance.
+    """
+    with contextlib.suppress(Exception):
+        connection.rollback()
 
 
 def _set_pragmas(connection: Any, pragmas: Mapping[str, str | int]) -> None:  # noqa: ANN401 -- the driver's
