@@ -7,8 +7,12 @@ Generates its own database and tree (kept for the next run), measures the sectio
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +34,9 @@ def main() -> int:
     work = (options.work or HERE / "work") / scale.name
     work.mkdir(parents=True, exist_ok=True)
     measure.adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on the way out
     machine = report.machine(work)
-    with PostgresServer(work, fresh=options.fresh) as server:
+    with _alone(work), PostgresServer(work, fresh=options.fresh) as server:
         _generate(work, server, scale, fresh=options.fresh)
         bench = Bench(work, scale, options.pairs, server, measure.Meter(work, server.pid))
         for name in options.only:
@@ -40,6 +45,17 @@ def main() -> int:
             _keep(options.results, name, {**section, "machine": machine, "scale": scale.name})
     print(f"written: {options.results}.md")
     return 0
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Two benches at once would measure each other."""
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another bench runs in {work}")
+        yield
 
 
 def _generate(work: Path, server: PostgresServer, scale: generate.Scale, *, fresh: bool) -> None:

@@ -224,13 +224,26 @@ def memory(bench: Bench) -> Section:
     runs += _tenfold_database(bench)
     runs += [_memory(bench, "files backup", bench.backup(f"files://{bench.tree}"), bench.tree_bytes)]
     runs += _tenfold_tree(bench)
-    with bench.kept(bench.database_url) as (backup, raw_bytes):
-        verified = bench.ours("verify", backup, "--deep", "--json")
-        restored = bench.ours("restore", backup, bench.server.url("restored"), "--json")
-        runs += [_memory(bench, "postgres verify --deep", verified, raw_bytes)]
-        runs += [_memory(bench, "postgres restore", restored, raw_bytes)]
-        bench.server.drop("restored")
+    runs += _reading(bench, "postgres", bench.database_url, bench.server.url("restored"))
+    runs += _reading(bench, "files", f"files://{bench.tree}", f"files://{bench.out}/restored")
     return {"runs": runs, "bar_bytes": 200_000_000, "bar_growth": 1.05}
+
+
+def _reading(bench: Bench, what: str, source: str, target: str) -> list[Section]:
+    """Deep verify and restore: the big files that do not compress are the hard case."""
+    bench.server.drop("restored")
+    bench.empty()
+    try:
+        with bench.kept(source) as (backup, raw_bytes):
+            verified = bench.ours("verify", backup, "--deep", "--json")
+            restored = bench.ours("restore", backup, target, "--json")
+            return [
+                _memory(bench, f"{what} verify --deep", verified, raw_bytes),
+                _memory(bench, f"{what} restore", restored, raw_bytes),
+            ]
+    finally:
+        bench.server.drop("restored")
+        bench.empty()
 
 
 def _tenfold_database(bench: Bench) -> list[Section]:

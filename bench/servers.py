@@ -39,6 +39,9 @@ class PostgresServer:
         home = self._home()
         self.bin = self._programs(home)
         self.data = home / "postgres"
+        if (self.data / "postmaster.pid").exists():
+            # A bench that was killed left it; two benches in one work folder are kept apart by run.py's lock.
+            self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop", check=False)
         if self.fresh:
             shutil.rmtree(self.data, ignore_errors=True)
         if not (self.data / "PG_VERSION").exists():
@@ -94,11 +97,10 @@ class PostgresServer:
             shutil.chown(self.data, self._user["user"], self._user["group"])
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
+    def _run(self, program: str, *arguments: str | Path, check: bool = True) -> None:
+        command = [self.bin / program, *arguments]
         with (self.work / "server.out").open("ab") as log:
-            subprocess.run(
-                [self.bin / program, *arguments], check=True, cwd="/", stdout=log, stderr=log, timeout=300, **self._user
-            )
+            subprocess.run(command, check=check, cwd="/", stdout=log, stderr=log, timeout=300, **self._user)
 
     def _home(self) -> Path:
         reachable = subprocess.run(["test", "-x", self.work], check=False, cwd="/", **self._user).returncode == 0
