@@ -119,7 +119,12 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
             )
 
     async def mark_deleting(self, execution_id: uuid.UUID, now: datetime) -> bool:
-        """Moves an ended execution to `deleting` unless it is pinned or something reads it; returns whether it did."""
+        """Moves an ended execution to `deleting` unless it is pinned or something reads it; returns whether it did.
+
+        Locks the row first: a restore that begins at this moment holds it too, and is seen only by a later statement.
+        """
+        if await self.find_locked(execution_id) is None:
+            return False
         leased = [
             select(work.id).where(work.execution_id == execution_id, work.status.in_(ACTIVE_WORK)).exists()
             for work in (Restore, Verification)

@@ -99,6 +99,7 @@ class WorkRepository(Repository[W]):
             .order_by(self.model.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
         )
         return (await self.session.execute(statement)).scalars().all()
 
