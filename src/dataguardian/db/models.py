@@ -167,6 +167,8 @@ class BackupExecution(Row, Base):
             "status",
             "compressed_size_bytes",
         ),
+        # Cleanup asks of many directories whether a backup is there.
+        Index("ix_backup_executions_path", "backup_path"),
     )
 
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("backup_jobs.id", ondelete="RESTRICT"))
@@ -208,7 +210,10 @@ class AbandonedDirectory(Row, Base):
     """Directories that failed or cancelled attempts may have left in a storage; only these does cleanup remove."""
 
     __tablename__ = "abandoned_directories"
-    __table_args__ = (Index("ix_abandoned_directories_execution", "execution_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_abandoned_directories_execution", "execution_id", "created_at", "id"),
+        Index("ix_abandoned_directories_path", "path"),
+    )
 
     execution_id: Mapped[uuid.UUID]
     """No foreign key: the row of an execution may go before its storage can be reached."""
@@ -320,7 +325,19 @@ class NotificationRow(Row, Base):
     __tablename__ = "notifications"
     __table_args__ = (
         Index("ix_notifications_created", "created_at", "id"),
-        Index("ix_notifications_unread", "read_at", "created_at", "id"),
+        Index(
+            "ix_notifications_unread",
+            "created_at",
+            "id",
+            sqlite_where=text("read_at IS NULL"),
+            postgresql_where=text("read_at IS NULL"),
+        ),
+        Index(
+            "ix_notifications_read",
+            "read_at",
+            sqlite_where=text("read_at IS NOT NULL"),
+            postgresql_where=text("read_at IS NOT NULL"),
+        ),
         Index("ix_notifications_entity", "entity_type", "entity_id", "created_at", "id"),
     )
 

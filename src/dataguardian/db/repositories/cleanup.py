@@ -13,6 +13,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.models import (
+    IS_ACTIVE,
     AbandonedDirectory,
     BackupExecution,
     BackupJob,
@@ -92,15 +93,17 @@ class CleanupRepository:
 
     async def known_paths(self, storage_id: uuid.UUID, paths: Collection[str]) -> set[str]:
         """Returns those of `paths` in a storage location that the catalogue has an execution or a note of."""
-        rows = (BackupExecution.backup_path, BackupExecution.attempt_path)
-        found: set[str] = set()
-        for column in rows:
-            statement = select(column).where(BackupExecution.storage_location_id == storage_id, column.in_(paths))
-            found.update(path for path in (await self.session.execute(statement)).scalars() if path)
-        noted = select(AbandonedDirectory.path).where(
-            AbandonedDirectory.storage_location_id == storage_id, AbandonedDirectory.path.in_(paths)
+        # Not narrowed to the storage: SQLite would then go through everything that it holds.
+        execution, note = BackupExecution, AbandonedDirectory
+        statements = (
+            select(execution.backup_path, execution.storage_location_id).where(execution.backup_path.in_(paths)),
+            select(execution.attempt_path, execution.storage_location_id).where(
+                IS_ACTIVE, execution.attempt_path.in_(paths)
+            ),
+            select(note.path, note.storage_location_id).where(note.path.in_(paths)),
         )
-        return found | set((await self.session.execute(noted)).scalars())
+        found = [row for statement in statements for row in await self.session.execute(statement)]
+        return {path for path, place in found if path is not None and place == storage_id}
 
     async def notes_of(self, execution_id: uuid.UUID) -> Sequence[AbandonedDirectory]:
         """Returns the directories that attempts of an execution may have left."""
@@ -109,10 +112,8 @@ class CleanupRepository:
 
     async def names_backup(self, note: AbandonedDirectory) -> bool:
         """Tells whether an execution calls this directory its backup."""
-        statement = select(BackupExecution.id).where(
-            BackupExecution.storage_location_id == note.storage_location_id, BackupExecution.backup_path == note.path
-        )
-        return (await self.session.execute(statement.limit(1))).first() is not None
+        statement = select(BackupExecution.storage_location_id).where(BackupExecution.backup_path == note.path)
+        return note.storage_location_id in (await self.session.execute(statement)).scalars().all()
 
     async def _deleted(self, statement: Any) -> int:  # noqa: ANN401 -- any DELETE
         result = await self.session.execute(statement, execution_options={"synchronize_session": False})

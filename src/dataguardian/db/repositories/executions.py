@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as BrokenRule
 
 from dataguardian.db.models import (
@@ -16,7 +16,6 @@ from dataguardian.db.models import (
     BackupChunk,
     BackupExecution,
     BackupJob,
-    ExecutionLog,
     Restore,
     Verification,
 )
@@ -24,12 +23,10 @@ from dataguardian.db.repositories.base import Page, Repository, count_of
 from dataguardian.db.repositories.work import WorkRepository
 from dataguardian.domain.errors import ConflictError
 from dataguardian.domain.ids import new_id
-from dataguardian.domain.retention import RetainedBackup
 from dataguardian.domain.states import ACTIVE, ExecutionStatus, WorkStatus
 
 ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
 CHUNK_BATCH = 500
-STREAM_BATCH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,48 +180,6 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
             .limit(1)
         )
         return (await self.session.execute(statement)).scalars().first()
-
-    async def deleting(self, after: uuid.UUID | None, limit: int) -> Sequence[BackupExecution]:
-        """Returns executions whose deletion began, by id from after `after`: a crash may have stopped it."""
-        statement = select(BackupExecution).where(BackupExecution.status == ExecutionStatus.DELETING)
-        if after is not None:
-            statement = statement.where(BackupExecution.id > after)
-        return (await self.session.execute(statement.order_by(BackupExecution.id).limit(limit))).scalars().all()
-
-    async def remove(self, execution_id: uuid.UUID) -> bool:
-        """Deletes an execution in `deleting`, whose objects are gone, with its chunks, its logs and the restores and
-        verifications of it, which ended. Returns False when it is in another state, or not there.
-
-        Abandoned directories stay listed: only the removal of a directory ends that.
-        """
-        row = await self.find_locked(execution_id)
-        if row is None or row.status is not ExecutionStatus.DELETING:
-            return False
-        for work in (Restore, Verification):
-            ended = select(work.id).where(work.execution_id == execution_id, work.status.not_in(ACTIVE_WORK))
-            await self.changed(delete(ExecutionLog).where(ExecutionLog.owner_id.in_(ended)))
-            await self.changed(delete(work).where(work.id.in_(ended)))
-        await self.changed(delete(ExecutionLog).where(ExecutionLog.owner_id == execution_id))
-        return await self.delete(execution_id)
-
-    async def retained(self, job_id: uuid.UUID) -> AsyncIterator[RetainedBackup]:
-        """Yields a job's completed executions, newest first, as retention sees them: memory stays flat.
-
-        `size_bytes` is what is stored. Read in the block of one session, and do nothing else with it meanwhile.
-        """
-        statement = (
-            select(
-                BackupExecution.id,
-                BackupExecution.created_at,
-                BackupExecution.pinned,
-                func.coalesce(BackupExecution.compressed_size_bytes, 0),
-            )
-            .where(BackupExecution.job_id == job_id, BackupExecution.status == ExecutionStatus.COMPLETED)
-            .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
-            .execution_options(yield_per=STREAM_BATCH)
-        )
-        async for row_id, created_at, pinned, size_bytes in await self.session.stream(statement):
-            yield RetainedBackup(str(row_id), created_at, pinned, size_bytes)
 
 
 class JobRepository(Repository[BackupJob]):

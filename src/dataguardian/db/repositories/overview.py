@@ -64,7 +64,7 @@ class OverviewRepository:
             .where(execution.status.in_(list(ExecutionStatus)), execution.created_at >= since)
             .group_by(execution.status)
         )
-        found = dict((await self.session.execute(statement)).tuples().all())
+        found = {status: count for status, count in await self.session.execute(statement)}  # noqa: C416 -- rows
         return {status: found.get(status, 0) for status in ExecutionStatus}
 
     async def stored(self) -> Mapping[uuid.UUID, Stored]:
@@ -96,7 +96,7 @@ class OverviewRepository:
             .outerjoin(success, success.id == _last_success())
             .order_by(BackupJob.name)
         )
-        rows = [JobNumbers(*row) for row in (await self.session.execute(statement)).tuples()]
+        rows = [JobNumbers(*row) for row in await self.session.execute(statement)]
         return [row for row in rows if row.failures_in_row] if failing else rows
 
     async def unread_notifications(self) -> int:
@@ -109,7 +109,7 @@ class OverviewRepository:
         backups = func.sum(case((held, 1), else_=0))
         size_bytes = func.sum(case((held, func.coalesce(execution.compressed_size_bytes, 0)), else_=0))
         statement = select(execution.storage_location_id, backups, size_bytes).group_by(execution.storage_location_id)
-        rows = (await self.session.execute(statement)).tuples()
+        rows = await self.session.execute(statement)
         return {place: Stored(int(count), int(size)) for place, count, size in rows if place is not None and count}
 
 

@@ -175,6 +175,7 @@ def _create_backup_executions() -> None:
     op.create_index("ix_backup_executions_datasource", table, ["datasource_id", "created_at", "id", "status"])
     stored = ["storage_location_id", "created_at", "id", "status", "compressed_size_bytes"]
     op.create_index("ix_backup_executions_storage", table, stored)
+    op.create_index("ix_backup_executions_path", table, ["backup_path"])
 
 
 def _create_abandoned_directories() -> None:
@@ -188,6 +189,7 @@ def _create_abandoned_directories() -> None:
     )
     columns = ["execution_id", "created_at", "id"]
     op.create_index("ix_abandoned_directories_execution", "abandoned_directories", columns)
+    op.create_index("ix_abandoned_directories_path", "abandoned_directories", ["path"])
     op.create_index("ix_abandoned_directories_storage_location_id", "abandoned_directories", ["storage_location_id"])
 
 
@@ -283,7 +285,9 @@ def _create_notifications() -> None:
         ),
     )
     op.create_index("ix_notifications_created", "notifications", ["created_at", "id"])
-    op.create_index("ix_notifications_unread", "notifications", ["read_at", "created_at", "id"])
+    unread = sa.text("read_at IS NULL")
+    _partial_index("ix_notifications_unread", "notifications", ["created_at", "id"], unread)
+    _partial_index("ix_notifications_read", "notifications", ["read_at"], sa.text("read_at IS NOT NULL"))
     entity = ["entity_type", "entity_id", "created_at", "id"]
     op.create_index("ix_notifications_entity", "notifications", entity)
 
