@@ -6,12 +6,15 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from dataguardian.domain.errors import UsageError
 
 DEFAULT_PORT = 8484
+DEFAULT_LEASE_SECONDS = 60.0
+MIN_LEASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Settings:
     """`staging_dir` is the only place, apart from a restore's target, where a backup ever lies on a local disk.
 
     `home` holds what the service keeps: catalogue, queue, its own backups. `database_url` and `redis_url` of None mean
-    the embedded ones in `home`. `drain_seconds` is how long running work may go on after SIGTERM.
+    the embedded ones in `home`. `drain_seconds` is how long running work may go on after SIGTERM; `lease_seconds`,
+    after how long without a sign of life another worker takes work over.
     """
 
     staging_dir: Path
@@ -29,6 +33,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     drain_seconds: float = 30.0
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
     timezone: str = "UTC"
     log_level: str = "info"
     log_format: str = "auto"
@@ -49,10 +54,20 @@ class Settings:
             host=text("HOST", "127.0.0.1"),
             port=int(_number("DATAGUARDIAN_PORT", text("PORT", str(DEFAULT_PORT)))),
             drain_seconds=_number("DATAGUARDIAN_DRAIN_SECONDS", text("DRAIN_SECONDS", "30")),
+            lease_seconds=_lease("DATAGUARDIAN_LEASE_SECONDS", text("LEASE_SECONDS", str(DEFAULT_LEASE_SECONDS))),
             timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
             log_level=text("LOG_LEVEL", "info").lower(),
             log_format=text("LOG_FORMAT", "auto").lower(),
         )
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def renew_seconds(self) -> float:
+        """How often a lease is renewed: several tries before it runs out."""
+        return self.lease_seconds / 6
 
     @property
     def catalogue_url(self) -> str:
@@ -72,9 +87,16 @@ def _number(name: str, text: str) -> float:
         raise UsageError(f"{name} is not a number: {text!r}") from error
 
 
+def _lease(name: str, text: str) -> float:
+    seconds = _number(name, text)
+    if seconds < MIN_LEASE_SECONDS:
+        raise UsageError(f"{name} is too short: {text}", hint=f"at least {MIN_LEASE_SECONDS:g} seconds")
+    return seconds
+
+
 def _zone(name: str, text: str) -> str:
     try:
         ZoneInfo(text)
-    except (ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError) as error:  # an unknown zone is a KeyError
         raise UsageError(f"{name} is not an IANA time zone: {text!r}", hint="such as Europe/Lisbon") from error
     return text

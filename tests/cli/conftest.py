@@ -1,15 +1,17 @@
-"""Sources that the command line's tests back up."""
+"""Sources that the command line's tests back up, and the service that they talk to."""
 
 from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cli.program import Program
+from tests.cli.service import Service, cleared, short_folder
 
 
 @pytest.fixture
@@ -56,3 +58,24 @@ def big_shop(tmp_path: Path) -> Path:
         database.execute("CREATE TABLE blobs (content BLOB)")
         database.executemany("INSERT INTO blobs VALUES (zeroblob(?))", [(1 << 20,)] * 300)
     return path
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """One running service per test process; every test adds things of its own names."""
+    started = Service(short_folder())
+    started.start()
+    yield started
+    assert started.stop() == 0
+    cleared(started.folder)
+
+
+@pytest.fixture
+def own_service() -> Iterator[Service]:
+    """A service that one test has for itself, to be started by the test."""
+    made = Service(short_folder())
+    yield made
+    if made.process is not None:
+        made.process.kill()
+        made.process.wait()
+    cleared(made.folder)

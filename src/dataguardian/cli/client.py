@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Annotated, Any, Self, cast
 from urllib.parse import urlsplit
 
@@ -109,7 +110,7 @@ class Client:
     def _call(self, method: str, path: str, **given: Any) -> Any:  # noqa: ANN401 -- any JSON
         with _translated(self.url):
             answer = self._http.request(method, path, **given)
-        if answer.status_code == 204:  # noqa: PLR2004 -- no content
+        if answer.status_code == HTTPStatus.NO_CONTENT:
             return {}
         try:
             body = answer.json()

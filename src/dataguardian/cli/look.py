@@ -18,6 +18,9 @@ NOTHING = "-"
 ID_LENGTH = 13
 """Of a shown id: a UUID's time, to the millisecond."""
 
+COPIED = frozenset({"ID", "EXECUTION"})
+"""Columns whose values are copied out of a table, and so are never wrapped."""
+
 _COLOURS = {
     "bold green": {"completed", "healthy", "ok", "sent"},
     "cyan": {"running", "queued", "deleting", "active"},
@@ -88,7 +91,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: 
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        whole = name in right or name in COPIED
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(output.visible(cell)) for cell in row))
     output.show(table)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import typer
 
 from dataguardian.cli import look, output
-from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.client import Client, Document, ServiceError, ServiceUrl, connect
 from dataguardian.cli.options import Json
 from dataguardian.domain.errors import ConflictError, NotFoundError
 from dataguardian.domain.sizes import format_size
@@ -48,7 +49,7 @@ def retry(
     url: ServiceUrl = None,
     json: Json = False,
 ) -> None:
-    """Put failed queue jobs back."""
+    """Put failed queue jobs back, where that can still help."""
     with connect(url) as client:
         names = [_full(queue)] if queue else [entry["name"] for entry in client.rows(QUEUES)]
         failed = [entry for name in names for entry in _jobs(client, name, "failed")]
@@ -57,11 +58,16 @@ def retry(
             raise NotFoundError(f"no failed queue job has the id {job_id!r}", hint="`dataguardian queues` shows them")
         if job_id is not None and len(chosen) > 1:
             raise ConflictError(f"{job_id!r} is the beginning of {len(chosen)} ids", hint="write more of it")
-        told = [client.post(f"{QUEUES}/{entry['queue']}/jobs/{entry['id']}/retry") for entry in chosen]
+        if job_id is not None:
+            told, refused = [_retry(client, chosen[0])], list[Document]()
+        else:
+            told, refused = _retry_all(client, chosen)
     if json:
-        output.show_json({"retried": told})
-    else:
-        output.show("\n".join(f"{entry['queue']}: {entry['id']} is put back" for entry in told) or "nothing has failed")
+        output.show_json({"retried": told, "refused": refused})
+        return
+    lines = [f"{entry['queue']}: {entry['id']} is put back" for entry in told]
+    lines += [f"{entry['id']} is left as it is: {entry['reason']}" for entry in refused]
+    output.show("\n".join(map(output.visible, lines)) or "nothing has failed")
 
 
 @queues.command()
@@ -84,6 +90,23 @@ def show_counts(found: list[Document]) -> None:
     ]
     columns = ["ACTIVE", "WAITING", "DELAYED", "FAILED", "DONE"]
     look.show_table(["QUEUE", "STATE", *columns], rows, right=columns)
+
+
+def _retry(client: Client, job: Document) -> Document:
+    return client.post(f"{QUEUES}/{job['queue']}/jobs/{job['id']}/retry")
+
+
+def _retry_all(client: Client, jobs: list[Document]) -> tuple[list[Document], list[Document]]:
+    """Returns what was put back, and what was refused: work that has ended is started anew, not tried again."""
+    told, refused = [], []
+    for job in jobs:
+        try:
+            told.append(_retry(client, job))
+        except ServiceError as error:
+            if error.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                raise
+            refused.append({"id": job["id"], "queue": job["queue"], "reason": error.message})
+    return told, refused
 
 
 def _figures(queue: Document) -> list[str]:

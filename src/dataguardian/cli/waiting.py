@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import fields
+from http import HTTPStatus
 
 from dataguardian.cli.client import Client, Document, ServiceError
 from dataguardian.cli.progress import Watch, watch
@@ -15,7 +16,6 @@ from dataguardian.domain.errors import DataGuardianError, UnreachableError
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 """How long the service may be away, to be restarted for instance, before waiting for it ends."""
-UNAVAILABLE = 503
 
 _ACTIVE = {"queued", "running", "deleting"}
 _FIELDS = {field.name for field in fields(Progress)}
@@ -51,7 +51,9 @@ def _until_ended(client: Client, path: str, progress: Watch) -> Document:
 
 
 def _passes(error: DataGuardianError) -> bool:
-    return isinstance(error, UnreachableError) or (isinstance(error, ServiceError) and error.status == UNAVAILABLE)
+    return isinstance(error, UnreachableError) or (
+        isinstance(error, ServiceError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE
+    )
 
 
 def _report(row: Document, progress: Watch) -> None:
