@@ -26,6 +26,7 @@ class Live:
         self._client = quick_client(url)
         self._listeners: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         self._listening = asyncio.create_task(self._listen(), name="nudges")
@@ -66,14 +67,15 @@ class Live:
                 del self._listeners[work_id]
 
     async def close(self) -> None:
+        self._closed = True
         if self._listening is not None:
             self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+            await asyncio.wait({self._listening})
         await self._client.aclose()
 
     async def _listen(self) -> None:
-        while True:
+        # redis-py swallows a cancel that comes while it connects, so the flag is what ends the loops.
+        while not self._closed:
             with contextlib.suppress(RedisError, OSError):
                 await self._listen_once()
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -81,7 +83,7 @@ class Live:
     async def _listen_once(self) -> None:
         async with self._client.pubsub() as channel:
             await channel.subscribe(_NUDGES)
-            while True:
+            while not self._closed:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                 if message is not None:
                     for event in self._listeners.get(message["data"], ()):
