@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -132,6 +134,27 @@ class ChildProcess:
         poll.register(self._pipe(self._popen.stdout), select.POLLIN)
         return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
+    def read_and_feed(self, buffer: memoryview, other: ChildProcess) -> int:
+        """Like `readinto`, and `other` gets the same bytes on its standard input; raises BrokenPipeError.
+
+        Where the kernel can (tee(2)), the pages of one pipe are shared with the other and not copied through here.
+        """
+        source, target = self._pipe(self._popen.stdout).fileno(), self._pipe(other._popen.stdin).fileno()
+        try:
+            count = tee(source, target, min(len(buffer), PIPE_BYTES))
+        except BrokenPipeError:  # no error when `other` has left and nothing is left to read either
+            if self.readinto(buffer) == 0:
+                return 0
+            raise
+        if count is None:
+            count = self.readinto(buffer)
+            other.write(buffer[:count])
+            return count
+        filled = 0
+        while filled < count:
+            filled += self.readinto(buffer[filled:count])
+        return count
+
     def write(self, data: bytes | memoryview) -> None:
         """Writes all of it; raises BrokenPipeError when the child has stopped reading."""
         descriptor = self._pipe(self._popen.stdin).fileno()
@@ -230,6 +253,33 @@ def _feed(descriptor: int, chunks: Iterable[bytes]) -> None:
         pass  # the child has ended: its exit code says why
     finally:
         os.close(descriptor)
+
+
+def tee(source: int, target: int, limit_bytes: int) -> int | None:
+    """Shares what waits in one pipe with another one: at least a byte, at most the limit.
+
+    Returns how many bytes, 0 at the end, None where the kernel cannot; raises OSError such as BrokenPipeError.
+    """
+    call = _tee()
+    while call is not None:
+        count = int(call(source, target, limit_bytes, 0))
+        if count >= 0:
+            return count
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS):
+            return None
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+    return None
+
+
+@cache
+def _tee() -> Callable[[int, int, int, int], int] | None:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "tee", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint)
+        call.restype = ctypes.c_ssize_t
+    return call
 
 
 def _enlarge(pipe: IO[bytes] | None) -> None:

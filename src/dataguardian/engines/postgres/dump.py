@@ -62,12 +62,10 @@ class DatabaseDump:
         self._children.close()
 
     def readinto(self, buffer: memoryview) -> int:
-        count = self._dump.readinto(buffer)
         try:
-            self._checker.write(buffer[:count])
+            return self._dump.read_and_feed(buffer, self._checker)
         except BrokenPipeError as error:
             raise self._unsound() from error
-        return count
 
     def finish(self) -> None:
         code = _exit_code(self._dump, _EXIT_SECONDS)
