@@ -40,22 +40,22 @@ class Paging:
     limit: int
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
-def _stopping(request: Request) -> asyncio.Event:
+async def _stopping(request: Request) -> asyncio.Event:
     return cast("asyncio.Event", request.app.state.stopping)
 
 
-def _paging(
+async def _paging(
     page: Annotated[int, Query(ge=1, le=LAST_PAGE, description="Which page, from 1")] = 1,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many rows on a page")] = 20,
 ) -> Paging:
     return Paging(page, limit)
 
 
-def _of_backup(
+async def _of_backup(
     *,
     job_id: Annotated[uuid.UUID | None, Query(description="Only those of this backup job")] = None,
     datasource_id: OfDatasource = None,
@@ -72,7 +72,7 @@ def _of_backup(
     )
 
 
-def _of_place(
+async def _of_place(
     *,
     datasource_id: OfDatasource = None,
     storage_location_id: OfStorage = None,

@@ -23,7 +23,7 @@ ChannelName = Annotated[
 ]
 
 
-def _filters(
+async def _filters(
     *,
     type: Annotated[NotificationType | None, Query()] = None,  # noqa: A002 -- the field's name everywhere
     severity: Annotated[Severity | None, Query(description="Exactly this one")] = None,
