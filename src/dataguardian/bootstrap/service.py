@@ -196,7 +196,9 @@ async def _listening(services: Services, stopping: asyncio.Event) -> AsyncIterat
 def listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket; raises ConflictError when the port is taken. Port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, because asyncio sends small answers at once (TCP_NODELAY) only on sockets that say what they are:
+    # else every answer waits 40 ms for the acknowledgement of its own head.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
