@@ -125,7 +125,7 @@ def test_a_runner_that_may_not_publish_leaves_nothing(shop: Path) -> None:
 
     async def story() -> None:
         heard = Heard(go=False)
-        with pytest.raises(RunFailedError, match="taken this execution over"):
+        with pytest.raises(RunFailedError, match="another worker has taken over"):
             await run(backup_task(shop), heard)
         assert heard.asked == 1
 

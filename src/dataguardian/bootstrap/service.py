@@ -1,4 +1,8 @@
-"""The service: one process that holds a home and runs the API, the workers and the scheduler, or some of them."""
+"""The service: one process that holds a home and runs the API, the workers and the scheduler, or some of them.
+
+Nothing heavy is imported here: home, port and settings are checked, and the embedded queue server is on its way, before
+the rest of the program is read (`bootstrap/running.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,20 @@ import ipaddress
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 
-from dataguardian.api.app import create_app
-from dataguardian.core.context import Context
 from dataguardian.core.home import Home
-from dataguardian.core.importing import Importer
-from dataguardian.core.selfguard import SelfGuard
-from dataguardian.core.services import Services, assemble
-from dataguardian.db.migrate import upgrade
-from dataguardian.db.session import Database
-from dataguardian.domain.clock import SystemClock
 from dataguardian.domain.errors import ConflictError, DataGuardianError, UsageError
 from dataguardian.queues.embedded import EmbeddedServer
-from dataguardian.queues.live import Live
-from dataguardian.queues.producer import Queues
 from dataguardian.settings import Settings
-from dataguardian.workers.crew import Crew, scheduler_loops, worker_loops
-from dataguardian.workers.loops import Loop, run_loop
+
+if TYPE_CHECKING:
+    from dataguardian.core.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +40,43 @@ class Role(StrEnum):
     WORKER = "worker"
     SCHEDULER = "scheduler"
 
+    @property
+    def works(self) -> bool:
+        return self in (Role.ALL, Role.WORKER)
 
-Announce = Callable[[Services], Awaitable[None]]
+    @property
+    def schedules(self) -> bool:
+        return self in (Role.ALL, Role.SCHEDULER)
+
+    @property
+    def listens(self) -> bool:
+        return self in (Role.ALL, Role.API)
+
+
+Announce = Callable[["Services"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The first SIGTERM or SIGINT sets `stopping`; a second one, `hurried`, which ends the grace of running work."""
+
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ask(self) -> None:
+        (self.hurried if self.stopping.is_set() else self.stopping).set()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a process stands on before anything of it runs. `listener` is None for roles that do not listen."""
+
+    settings: Settings
+    role: Role
+    home: Home
+    listener: socket.socket | None
+    embedded: EmbeddedServer | None
+    signals: Signals
 
 
 async def serve(settings: Settings, role: Role, announce: Announce) -> None:
@@ -58,12 +89,17 @@ async def serve(settings: Settings, role: Role, announce: Announce) -> None:
     """
     check_host(settings.host)
     _check_role(settings, role)
-    stopping, hurried = asyncio.Event(), asyncio.Event()
-    with Home(settings.home) as home, _signals(stopping, hurried):
-        async with _context(settings, home) as context:
-            services = assemble(context)
-            await _prepare(services, home, role)
-            await _run(services, role, stopping, hurried, announce)
+    with (
+        Home(settings.home) as home,
+        _listener(settings, role) as listener,
+        _handled() as signals,
+        _spawned(settings, home) as embedded,
+    ):
+        from dataguardian.bootstrap.running import run  # noqa: PLC0415 -- heavy
+
+        ground = Ground(settings, role, home, listener, embedded, signals)
+        async with _kept_alive(embedded):
+            await run(ground, announce)
 
 
 def check_host(host: str) -> None:
@@ -79,120 +115,6 @@ def check_host(host: str) -> None:
         )
 
 
-async def _prepare(services: Services, home: Home, role: Role) -> None:
-    """What must be true before anything may be reconciled, cleaned up or started."""
-    imported = await Importer(services.context).after_restore()
-    if imported is not None:
-        log.warning("this catalogue was restored or moved", imported=imported.backups, unreadable=imported.unreadable)
-    if role is Role.ALL:
-        guard = SelfGuard(services.context, services.datasources, services.storages, services.jobs, services.executions)
-        await guard.register(home)
-
-
-async def _run(
-    services: Services, role: Role, stopping: asyncio.Event, hurried: asyncio.Event, announce: Announce
-) -> None:
-    settings = services.context.settings
-    async with AsyncExitStack() as stack:
-        if role in (Role.ALL, Role.WORKER):
-            crew = Crew(services)
-            crew.start()
-            stack.push_async_callback(_release, crew, hurried, settings.drain_seconds)
-            await stack.enter_async_context(_looping(services, worker_loops(services)))
-        if role in (Role.ALL, Role.SCHEDULER):
-            await stack.enter_async_context(_looping(services, scheduler_loops(services)))
-        if role in (Role.ALL, Role.API):
-            await stack.enter_async_context(_listening(services, stopping))
-        await announce(services)
-        await stopping.wait()
-        log.info("stopping", drain_seconds=settings.drain_seconds)
-
-
-async def _release(crew: Crew, hurried: asyncio.Event, drain_seconds: float) -> None:
-    """Lets running work end within the grace; a second signal ends the grace."""
-
-    async def watch() -> None:
-        await hurried.wait()
-        log.info("a second signal: not waiting for running work")
-        crew.hurry()
-
-    watcher = asyncio.create_task(watch(), name="second signal")
-    try:
-        await crew.stop(drain_seconds)
-    finally:
-        watcher.cancel()
-
-
-@asynccontextmanager
-async def _context(settings: Settings, home: Home) -> AsyncIterator[Context]:
-    """The catalogue, migrated, and the queue; the embedded server is watched, and stopped last."""
-    async with AsyncExitStack() as stack:
-        url = settings.redis_url or await _embedded(stack, home)
-        await asyncio.to_thread(upgrade, settings.catalogue_url)
-        database = Database(settings.catalogue_url)
-        stack.push_async_callback(database.close)
-        queues, live = Queues(url), Live(url)
-        stack.push_async_callback(queues.close)
-        live.start()
-        stack.push_async_callback(live.close)
-        yield Context(settings, SystemClock(), database, queues, live, home.home_id, home.boot_id)
-
-
-async def _embedded(stack: AsyncExitStack, home: Home) -> str:
-    server = EmbeddedServer(home.path / "queue")
-    server.start()  # in this thread: its death signal is tied to the thread that starts it
-    stack.callback(server.stop)
-    watcher = asyncio.create_task(_keep_alive(server), name="embedded queue server")
-    stack.callback(watcher.cancel)
-    return server.url
-
-
-async def _keep_alive(server: EmbeddedServer) -> None:
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        if not server.alive():
-            log.error("the embedded queue server died; starting it again")
-            server.stop()
-            with contextlib.suppress(DataGuardianError):
-                server.start()
-
-
-@asynccontextmanager
-async def _looping(services: Services, loops: list[Loop]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(run_loop(loop, services.context.clock), name=loop.name) for loop in loops]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _listening(services: Services, stopping: asyncio.Event) -> AsyncIterator[None]:
-    settings = services.context.settings
-    listener = listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        create_app(services),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    # `serve` would take the signals, which are ours; `_serve` is the same without that.
-    serving = asyncio.create_task(server._serve(sockets=[listener]), name="api")  # noqa: SLF001 -- see above
-    serving.add_done_callback(lambda _: stopping.set())
-    while not server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
-
-
 def listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket; raises ConflictError when the port is taken. Port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -202,6 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # two sockets may be bound to one port, and only one of them may listen
     except OSError as error:
         listener.close()
         raise ConflictError(
@@ -211,25 +134,73 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-@contextmanager
-def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-
-    def ask() -> None:
-        (hurried if stopping.is_set() else stopping).set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, ask)
-    try:
-        yield
-    finally:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signum)
-
-
 def _check_role(settings: Settings, role: Role) -> None:
     if role is not Role.ALL and (settings.database_url is None or settings.redis_url is None):
         raise UsageError(
             f"--role {role} needs servers that the other roles share",
             hint="set DATABASE_URL=postgresql://… and REDIS_URL=redis://…",
         )
+
+
+@contextmanager
+def _listener(settings: Settings, role: Role) -> Iterator[socket.socket | None]:
+    if not role.listens:
+        yield None
+        return
+    with listen(settings.host, settings.port) as listener:
+        yield listener
+
+
+@contextmanager
+def _handled() -> Iterator[Signals]:
+    """Handles the signals. Afterwards only the end of the process is left, which they must not turn into a failure."""
+    loop, signals = asyncio.get_running_loop(), Signals()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, signals.ask)
+    try:
+        yield signals
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, signal.SIG_IGN)
+
+
+@contextmanager
+def _spawned(settings: Settings, home: Home) -> Iterator[EmbeddedServer | None]:
+    """The embedded queue server, when there is no other; it is stopped last."""
+    if settings.redis_url is not None:
+        yield None
+        return
+    server = EmbeddedServer(home.path / "queue")
+    try:
+        server.spawn()  # in this thread, which lives as long as the process: the server's death signal is tied to it
+        yield server
+    finally:
+        server.stop()
+
+
+@asynccontextmanager
+async def _kept_alive(server: EmbeddedServer | None) -> AsyncIterator[None]:
+    if server is None:
+        yield
+        return
+    await asyncio.to_thread(server.wait_until_ready)
+    watcher = asyncio.create_task(_keep_alive(server), name="embedded queue server")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
+
+
+async def _keep_alive(server: EmbeddedServer) -> None:
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        if not server.alive():
+            log.error("the embedded queue server died; starting it again")
+            try:
+                server.spawn()
+                await asyncio.to_thread(server.wait_until_ready)
+            except (DataGuardianError, OSError) as error:
+                log.error("the embedded queue server does not start", message=str(error))  # noqa: TRY400 -- says it all

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dataguardian.core.holding import Holding
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import Clock
 from dataguardian.queues.live import Live
@@ -24,6 +25,7 @@ class Context:
     live: Live
     home_id: str
     boot_id: str
+    holding: Holding = field(default_factory=Holding)
 
     @property
     def worker(self) -> str:

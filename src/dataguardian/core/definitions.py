@@ -42,6 +42,11 @@ class Datasources:
 
     async def create(self, fields: Mapping[str, Any]) -> Datasource:
         """Raises UsageError for a configuration that is not valid, ConflictError for a name that is taken."""
+        async with self._context.db.write() as session:
+            return await self.add(session, fields)
+
+    async def add(self, session: AsyncSession, fields: Mapping[str, Any]) -> Datasource:
+        """Does the same in the caller's transaction."""
         now = self._context.clock.now()
         config = engine_document({"type": fields["type"], **fields.get("connection_config", {})})
         row = Datasource(
@@ -56,8 +61,7 @@ class Datasources:
             tags=list(fields.get("tags", ())),
             consecutive_failures=0,
         )
-        async with self._context.db.write() as session:
-            return await _insert(DatasourceRepository(session), row)
+        return await _insert(DatasourceRepository(session), row)
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> Datasource:
         """Changes what is sent; keys of `connection_config` one by one, null removes one, a mask keeps it."""
@@ -93,6 +97,11 @@ class StorageLocations:
 
     async def create(self, fields: Mapping[str, Any]) -> StorageLocation:
         """Raises UsageError for a configuration that is not valid, ConflictError for a name that is taken."""
+        async with self._context.db.write() as session:
+            return await self.add(session, fields)
+
+    async def add(self, session: AsyncSession, fields: Mapping[str, Any]) -> StorageLocation:
+        """Does the same in the caller's transaction."""
         now = self._context.clock.now()
         config = storage_document({"type": fields["type"], **fields.get("config", {})})
         row = StorageLocation(
@@ -106,10 +115,9 @@ class StorageLocations:
             status=StorageStatus.UNKNOWN,
             consecutive_failures=0,
         )
-        async with self._context.db.write() as session:
-            if row.is_default:
-                await StorageRepository(session).clear_default(now)
-            return await _insert(StorageRepository(session), row)
+        if row.is_default:
+            await StorageRepository(session).clear_default(now)
+        return await _insert(StorageRepository(session), row)
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> StorageLocation:
         """Changes what is sent; making one the default ends that of the other one."""
@@ -148,27 +156,31 @@ class Jobs:
 
     async def create(self, fields: Mapping[str, Any]) -> BackupJob:
         """Raises UsageError for a schedule, policy or option that is not valid, NotFoundError for unknown parties."""
+        async with self._context.db.write() as session:
+            return await self.add(session, fields)
+
+    async def add(self, session: AsyncSession, fields: Mapping[str, Any]) -> BackupJob:
+        """Does the same in the caller's transaction."""
         now = self._context.clock.now()
         timezone = fields.get("schedule_timezone") or self._context.settings.timezone
         cron = fields.get("schedule_cron")
         load_zone(timezone)  # retention counts days in it, whether there is a schedule or not
-        async with self._context.db.write() as session:
-            await _check_parties(session, fields)
-            row = BackupJob(
-                id=new_id(now),
-                created_at=now,
-                updated_at=now,
-                name=fields["name"],
-                datasource_id=fields["datasource_id"],
-                storage_location_id=fields.get("storage_location_id"),
-                schedule_cron=cron,
-                schedule_timezone=timezone,
-                enabled=fields.get("enabled", True),
-                retention_policy=checked(RetentionPolicy, fields.get("retention_policy") or {}),
-                backup_options=checked(BackupOptions, fields.get("backup_options") or {}),
-                next_execution_at=next_run(cron, timezone, now),
-            )
-            return await _insert(JobRepository(session), row)
+        await _check_parties(session, fields)
+        row = BackupJob(
+            id=new_id(now),
+            created_at=now,
+            updated_at=now,
+            name=fields["name"],
+            datasource_id=fields["datasource_id"],
+            storage_location_id=fields.get("storage_location_id"),
+            schedule_cron=cron,
+            schedule_timezone=timezone,
+            enabled=fields.get("enabled", True),
+            retention_policy=checked(RetentionPolicy, fields.get("retention_policy") or {}),
+            backup_options=checked(BackupOptions, fields.get("backup_options") or {}),
+            next_execution_at=next_run(cron, timezone, now),
+        )
+        return await _insert(JobRepository(session), row)
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> BackupJob:
         """Changes what is sent; policy and options one by one. A new schedule counts from now."""

@@ -6,6 +6,7 @@ execution stops and writes nothing more: somebody else has taken over.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +35,9 @@ from dataguardian.domain.states import (
 )
 from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import NewJob
+from dataguardian.settings import DEFAULT_LEASE_SECONDS
 
-LEASE = timedelta(seconds=60)
-RENEW_SECONDS = 10.0
+LEASE = timedelta(seconds=DEFAULT_LEASE_SECONDS)
 MANUAL_PRIORITY = 1
 SCHEDULED_PRIORITY = 10
 TRIES = SPECS[QueueName.BACKUP].attempts
@@ -139,11 +140,15 @@ class Executions:
             if row.cancel_requested:
                 await self._end(session, row, ExecutionStatus.CANCELLED, now)
                 return None
-            job, datasource, storage = await self._parties(session, row)
+            try:
+                job, datasource, storage = await self._parties(session, row)
+            except NotFoundError as error:
+                await self._end(session, row, ExecutionStatus.FAILED, now, Failed(error.message, code=error.code))
+                return None
             attempt = row.attempt + 1
             directory = attempt_directory(job.name, now, str(row.id), attempt)
             earlier = await executions.directories_of(row.id)
-            await executions.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=LEASE)
+            await executions.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=self._lease)
             await executions.change(row.id, attempt, now, attempt_path=directory, tries_left=row.tries_left - 1)
             return Claim(row.id, attempt, directory, tuple(earlier), job, datasource, storage)
 
@@ -151,7 +156,9 @@ class Executions:
         """Extends the lease; returns whether a cancel was asked for, None when the execution is no longer ours."""
         async with self._context.db.write() as session:
             now = await server_time(session, self._context.clock)
-            return await ExecutionRepository(session).renew(claim.execution_id, claim.attempt, now=now, lease=LEASE)
+            return await ExecutionRepository(session).renew(
+                claim.execution_id, claim.attempt, now=now, lease=self._lease
+            )
 
     async def still_ours(self, claim: Claim) -> bool:
         """Asked before the manifest is written; renews the lease, so that nobody takes over while it is."""
@@ -224,9 +231,12 @@ class Executions:
         async with self._context.db.write() as session:
             executions = ExecutionRepository(session)
             row = await executions.locked(claim.execution_id)
-            if row.attempt == claim.attempt and row.status is ExecutionStatus.RUNNING:
-                await executions.abandon(row, "handed back at shutdown", now)
-                await executions.requeue(row, now, tries_left=row.tries_left + 1, bump=True)
+            if row.attempt != claim.attempt or row.status is not ExecutionStatus.RUNNING:
+                return
+            await executions.abandon(row, "handed back at shutdown", now)
+            await executions.requeue(row, now, tries_left=row.tries_left + 1, bump=True)
+        with contextlib.suppress(QueueUnavailableError):  # the reconciler finds it
+            await self.enqueue([row])
 
     async def cancel(self, execution_id: uuid.UUID) -> BackupExecution:
         """Cancels a queued execution at once, and asks the worker of a running one to stop. Raises ConflictError."""
@@ -254,7 +264,8 @@ class Executions:
 
     async def reconcile(self) -> int:
         """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
-        return await self._requeue_dead() + await self._enqueue_lost()
+        with self._context.holding.noticing():
+            return await self._requeue_dead() + await self._enqueue_lost()
 
     async def _requeue_dead(self) -> int:
         mended = 0
@@ -263,14 +274,17 @@ class Executions:
             async with self._context.db.write() as session:
                 now = await server_time(session, self._context.clock)
                 executions = ExecutionRepository(session)
-                rows = await executions.dead(self._context.home_id, self._context.boot_id, now, RECONCILE_BATCH)
+                found = await executions.dead(
+                    self._context.home_id, self._context.boot_id, expired_before(self._context, now), RECONCILE_BATCH
+                )
+                rows = [row for row in found if not self._context.holding.holds(row.id, row.attempt)]
                 for row in rows:
                     await executions.abandon(row, "its worker died", now)
                     pending += await self._bury(session, row, now)
             await self._events.dispatch(pending)
             await self.enqueue([row for row in rows if row.status is ExecutionStatus.QUEUED])
             mended += len(rows)
-            if len(rows) < RECONCILE_BATCH:
+            if len(found) < RECONCILE_BATCH:
                 return mended
 
     async def _bury(self, session: AsyncSession, row: BackupExecution, now: datetime) -> list[Pending]:
@@ -306,6 +320,10 @@ class Executions:
         async with self._context.db.write() as session:
             executions = ExecutionRepository(session)
             return [row for row in rows if await executions.bump(row, now)]
+
+    @property
+    def _lease(self) -> timedelta:
+        return self._context.settings.lease
 
     async def _take_back(self, row: BackupExecution) -> None:
         async with self._context.db.write() as session:
@@ -367,6 +385,12 @@ class Executions:
             message=f"{size} of {claim.datasource.name} became {stored} in {claim.storage.name}.",
             metadata={"execution_id": str(claim.execution_id), "warnings": len(manifest["warnings"])},
         )
+
+
+def expired_before(context: Context, now: datetime) -> datetime:
+    """Returns which leases count as run out: after an outage of the catalogue their holders get time to renew."""
+    lease = context.settings.lease
+    return now - lease if context.holding.was_away(lease.total_seconds()) else now
 
 
 def queue_job_id(row: BackupExecution) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
-from dataguardian.core.executions import LEASE, LIVE_STATES, QUEUED_GRACE, RECONCILE_BATCH, Failed
+from dataguardian.core.executions import LIVE_STATES, QUEUED_GRACE, RECONCILE_BATCH, Failed, expired_before
 from dataguardian.db.models import BackupExecution, Datasource, Restore, StorageLocation, Verification
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
@@ -136,7 +136,8 @@ class Work:
             if isinstance(row, Restore):
                 target = await DatasourceRepository(session).get(row.target_datasource_id)
             attempt = row.attempt + 1
-            await works.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=LEASE)
+            lease = self._context.settings.lease
+            await works.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=lease)
             return WorkClaim(kind, row.id, attempt, row, execution, storage, target)
 
     async def renew(self, claim: WorkClaim) -> bool | None:
@@ -144,7 +145,7 @@ class Work:
         async with self._context.db.write() as session:
             now = await server_time(session, self._context.clock)
             works = repository(session, claim.kind)
-            return await works.renew(claim.work_id, claim.attempt, now=now, lease=LEASE)
+            return await works.renew(claim.work_id, claim.attempt, now=now, lease=self._context.settings.lease)
 
     async def complete(self, claim: WorkClaim, result: dict[str, Any]) -> bool:
         """Records the outcome; False when the work is no longer ours, and then nothing was written."""
@@ -201,15 +202,19 @@ class Work:
     async def reconcile(self) -> int:
         """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
         mended = 0
-        for kind in Kind:
-            mended += await self._bury_dead(kind) + await self._enqueue_lost(kind)
+        with self._context.holding.noticing():
+            for kind in Kind:
+                mended += await self._bury_dead(kind) + await self._enqueue_lost(kind)
         return mended
 
     async def _bury_dead(self, kind: Kind) -> int:
         async with self._context.db.write() as session:
             now = await server_time(session, self._context.clock)
             works = repository(session, kind)
-            rows = await works.dead(self._context.home_id, self._context.boot_id, now, RECONCILE_BATCH)
+            found = await works.dead(
+                self._context.home_id, self._context.boot_id, expired_before(self._context, now), RECONCILE_BATCH
+            )
+            rows = [row for row in found if not self._context.holding.holds(row.id, row.attempt)]
             for row in rows:
                 if row.cancel_requested:
                     await _end(session, row, WorkStatus.CANCELLED, now)

@@ -9,7 +9,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -47,10 +52,24 @@ def worker_url(url: str) -> str:
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turns whatever means "the server is away" into QueueUnavailableError."""
+    """Turns whatever means "no job can be queued now" into QueueUnavailableError."""
     try:
         yield
+    except (AuthenticationError, NoPermissionError) as error:
+        raise QueueUnavailableError(
+            f"the queue server refuses us: {error}", hint="look at the user and password in REDIS_URL"
+        ) from error
     except (TimeoutError, RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError) as error:
         raise QueueUnavailableError(
             "the queue server does not answer", hint="DataGuardian goes on by itself when it is back"
         ) from error
+    except ResponseError as error:
+        if not _cannot_write(error):
+            raise
+        raise QueueUnavailableError(
+            f"the queue server takes nothing: {error}", hint="make room on its disk, or give it more memory"
+        ) from error
+
+
+def _cannot_write(error: ResponseError) -> bool:
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or "MISCONF" in str(error)

@@ -15,6 +15,7 @@ import structlog
 from bullmq import Job, Worker
 from bullmq.custom_errors import UnrecoverableError
 
+from dataguardian.domain.errors import DataGuardianError
 from dataguardian.queues.connection import worker_url
 from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import QueueJob
@@ -53,35 +54,47 @@ class Consumer:
     def start(self) -> None:
         self._watch = asyncio.create_task(self._keep_running(), name=f"consumer of {self._queue}")
 
-    async def stop(self, grace_seconds: float, *, hurry: asyncio.Event) -> None:
-        """Takes no more work; waits for what runs, sets `hurry` when the grace is over, then waits for it to end."""
+    def refuse(self) -> None:
+        """Takes no more work; what runs goes on."""
         if self._watch is not None:
             self._watch.cancel()
         if self._worker is not None:
             self._worker.closing = True
             if self._worker.waiting:
                 self._worker.waiting.cancel()
-        if self._busy:
-            await asyncio.wait(self._busy, timeout=grace_seconds)
-        hurry.set()
-        if self._busy:
+
+    async def idle(self) -> None:
+        """Returns when nothing runs."""
+        while self._busy:
             await asyncio.wait(self._busy)
+
+    async def close(self) -> None:
+        """Closes the connections; for a consumer that refuses work and is idle."""
         if self._worker is not None:
-            with contextlib.suppress(Exception):  # the queue server may be gone by now
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._worker.close(force=True)
+            await _close(self._worker)
+
+    async def stop(self, grace_seconds: float, *, hurry: asyncio.Event) -> None:
+        """All of that; sets `hurry`, so that what still runs ends, when the grace is over."""
+        self.refuse()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                await self.idle()
+        hurry.set()
+        await self.idle()
+        await self.close()
 
     async def _keep_running(self) -> None:
         while True:
-            self._worker = self._new_worker()
-            running = asyncio.create_task(self._worker.run())
+            worker = self._worker = self._new_worker()
+            running = asyncio.create_task(worker.run())
             try:
-                while not running.done():
-                    await asyncio.wait({running}, timeout=WATCH_SECONDS)
-                error = running.exception() if not running.cancelled() else None
-                log.warning("queue worker ended, starting another", queue=self._queue.value, error=str(error or ""))
+                await asyncio.wait({running})
             except asyncio.CancelledError:
                 return  # `stop` closes the worker
+            error = running.exception() if not running.cancelled() else None
+            log.warning("queue worker ended, starting another", queue=self._queue.value, error=str(error or ""))
+            worker.closing = True
+            await _close(worker)
             await asyncio.sleep(WATCH_SECONDS)
 
     def _new_worker(self) -> Worker:
@@ -122,9 +135,27 @@ class Consumer:
             await self._processor(job)
         except (TryAgain, NoRetry):
             raise
+        except DataGuardianError as error:
+            log.warning("a queue job failed", queue=self._queue.value, job=job.id, message=error.message)
+            raise
         except Exception:
             log.exception("a queue job met a defect", queue=self._queue.value, job=job.id)
             raise
 
     def _heard(self, error: object, *_: object) -> None:
         log.debug("queue worker error", queue=self._queue.value, error=str(error))
+
+
+async def _close(worker: Worker) -> None:
+    """Lets the worker tell the server how its last jobs ended, for a while, and closes its connections.
+
+    Not by BullMQ's `close`, which cannot be interrupted while the server hangs, and then never returns.
+    """
+    if worker.processing:
+        await asyncio.wait(worker.processing, timeout=CLOSE_SECONDS)
+    worker.forceClosing = worker.closed = True
+    worker.cancelProcessing()
+    closing = asyncio.gather(worker.lockManager.close(), worker.backend.close(force=True), return_exceptions=True)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await closing

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 from dataguardian.core.backup import run_backup
 from dataguardian.core.catalog import Backup, load_backup
@@ -22,12 +22,15 @@ from dataguardian.domain.errors import CancelledError, DataGuardianError, Integr
 from dataguardian.engines.base import Engine, RestoreOptions
 from dataguardian.engines.registry import ENGINES, build_engine, engine_document
 from dataguardian.runner.protocol import Answer, BackupOrder, Message, RestoreOrder, Task, VerifyOrder
+from dataguardian.runner.stop import Stop
 from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
 
 NICENESS = 10
 PROGRESS_SECONDS = 0.25
+FRESH_SECONDS = 20.0
+"""An answer that took longer is asked for again: this process may have been frozen, and the lease may be over."""
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _BEST_EFFORT_LOWEST = 2 << 13 | 7
 
@@ -35,7 +38,8 @@ _BEST_EFFORT_LOWEST = 2 << 13 | 7
 class Link:
     """The line to the service. Only this writes to the real standard output; whatever else prints goes to stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
         self._out = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
         self._lock = threading.Lock()
@@ -53,16 +57,24 @@ class Link:
             self._out.write(line)
 
     def report(self, progress: Progress) -> None:
+        self.stop.check()
         now = time.monotonic()
         if now - self._last_progress >= PROGRESS_SECONDS:
             self._last_progress = now
             self.send("progress", asdict(progress))
 
     def confirm(self) -> None:
-        """Asks whether the backup may be published; raises CancelledError when somebody else has taken over."""
-        self.send("confirm", {})
-        if not self._answers.get().go:
-            raise CancelledError("another worker has taken this execution over, so nothing more is written")
+        """Asks whether the work is still ours, before what cannot be recalled; nothing stops the runner afterwards.
+
+        Raises CancelledError when it is not: somebody else has taken over, or a person has cancelled it.
+        """
+        asked = -FRESH_SECONDS
+        while time.monotonic() - asked >= FRESH_SECONDS:
+            asked = time.monotonic()
+            self.send("confirm", {})
+            if not self._answers.get().go:
+                raise CancelledError("it was cancelled, or another worker has taken over, so nothing more is written")
+        self.stop.no_return()
 
     def _listen(self) -> None:
         for line in sys.stdin.buffer:
@@ -73,9 +85,9 @@ class Link:
 
 def main() -> int:
     """Returns 0 when a result or a failure was reported; anything else means a crash."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = Link()
+    stop = Stop()
+    stop.install()
+    link = Link(stop)
     try:
         task = link.receive_task()
         _lower_priority()
@@ -90,7 +102,7 @@ def main() -> int:
 
 
 def _carry_out(task: Task, link: Link) -> dict[str, Any]:
-    storage = wrap(build_storage(storage_document(task.storage)))
+    storage = wrap(build_storage(storage_document(task.storage)), sleep=link.stop.sleep)
     if task.backup is not None:
         return _backup(task.backup, _engine(task), storage, link)
     if task.restore is not None:
@@ -114,7 +126,7 @@ def _backup(order: BackupOrder, engine: Engine, storage: Storage, link: Link) ->
 
 def _restore(order: RestoreOrder, engine: Engine, storage: Storage, link: Link) -> dict[str, Any]:
     manifest = load_backup(storage, order.directory).manifest
-    options = RestoreOptions(drop_existing=order.drop_existing)
+    options = RestoreOptions(drop_existing=order.drop_existing, before_swap=link.confirm)
     done = run_restore(
         storage, order.directory, engine, manifest.engine, streams=order.streams, options=options, report=link.report
     )
@@ -156,11 +168,6 @@ def _engine(task: Task) -> Engine:
 def _fail(link: Link, error: BaseException, described: dict[str, Any]) -> None:
     stack = "".join(traceback.format_exception(error))
     link.send("failure", described | {"transient": is_transient(error), "stack": stack})
-
-
-def _stop(_signum: int, _frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the clean-up is not interrupted again
-    raise CancelledError("stopped by the service", signum=signal.SIGTERM)
 
 
 def _lower_priority() -> None:

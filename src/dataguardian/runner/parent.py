@@ -68,7 +68,8 @@ async def run_task(
     """Carries out one task in a child process and returns its result.
 
     Raises RunFailedError, RunTimedOutError, RunStalledError, RunnerCrashedError, or domain CancelledError after
-    `cancelled` was set; in each case the child and its children have ended.
+    `cancelled` was set; in each case the child and its children have ended. Work that was beyond recall when it was
+    told to stop ends well, and its result is returned.
     """
     run = _Run(callbacks)
     process = await asyncio.create_subprocess_exec(
@@ -154,14 +155,30 @@ async def _watch(
             await asyncio.wait({reading, asked}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 break
-            if asked.done():
-                raise CancelledError("cancelled on request")
-            _check_limits(loop.time(), started, run.moved_at, timeout_seconds, stall_seconds)
+            try:
+                if asked.done():
+                    raise CancelledError("cancelled on request")
+                _check_limits(loop.time(), started, run.moved_at, timeout_seconds, stall_seconds)
+            except DataGuardianError:
+                await _told_to_stop(run, process, reading)
+                if run.result is None:
+                    raise
+                break
         await reading
         await stderr
     finally:
         for pending in (asked, reading, stderr):
             pending.cancel()
+
+
+async def _told_to_stop(run: _Run, process: asyncio.subprocess.Process, reading: asyncio.Future[None]) -> None:
+    """Tells the runner to stop and listens to its last words: it may have been beyond recall."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    await asyncio.wait({reading}, timeout=STOP_GRACE_SECONDS)
+    if not reading.done():
+        run.result = None
+        _kill(process)
 
 
 def _check_limits(
@@ -201,9 +218,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(STOP_GRACE_SECONDS):
                 await asyncio.shield(process.wait())
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kills the runner; its children die with it, and what is in its own group dies at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _write(process: asyncio.subprocess.Process, line: str) -> None:

@@ -11,13 +11,13 @@ from dataguardian.core.context import Context
 from dataguardian.core.executions import Claim, Executions, Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.options import BackupOptions
-from dataguardian.domain.errors import CancelledError, DataGuardianError
+from dataguardian.domain.errors import CancelledError
 from dataguardian.engines.registry import engine_document
 from dataguardian.queues.consumer import NoRetry, TryAgain
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import BackupOrder, Task
-from dataguardian.workers.running import Hold, callbacks, kept, reason
+from dataguardian.workers.running import Hold, callbacks, kept, patiently, reason
 
 
 class BackupWorker:
@@ -49,17 +49,17 @@ class BackupWorker:
                 task, options = _task(claim)
                 result = await run_task(
                     task,
-                    callbacks(self._context, hold, logbook),
+                    callbacks(self._context, hold, logbook, cancelled),
                     cancelled=cancelled,
                     timeout_seconds=options.timeout_minutes * 60 if options.timeout_minutes else None,
                     stall_seconds=options.stall_minutes * 60 if options.stall_minutes else None,
                 )
             except CancelledError:
                 await self._stopped(claim, logbook, lost=lost.is_set())
-            except DataGuardianError as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the row must not stay `running`
                 await self._failed(claim, logbook, reason(error))
             else:
-                done = await self._executions.complete(claim, result)
+                done = await patiently(partial(self._executions.complete, claim, result), until=self._stopping)
                 await logbook.write("info", "completed" if done else "somebody else has taken this execution over")
 
     async def _stopped(self, claim: Claim, logbook: Logbook, *, lost: bool) -> None:
@@ -69,12 +69,12 @@ class BackupWorker:
             await self._executions.hand_back(claim)
             await logbook.write("info", "handed back: the service is shutting down")
         else:
-            await self._executions.cancelled(claim)
+            await patiently(partial(self._executions.cancelled, claim), until=self._stopping)
             await logbook.write("info", "cancelled on request")
 
     async def _failed(self, claim: Claim, logbook: Logbook, failed: Failed) -> None:
         await logbook.write("error", failed.message, error=failed.code)
-        if await self._executions.fail(claim, failed):
+        if await patiently(partial(self._executions.fail, claim, failed), until=self._stopping):
             raise TryAgain(failed.message)
         raise NoRetry(failed.message)
 

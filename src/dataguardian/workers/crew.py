@@ -16,6 +16,8 @@ from dataguardian.workers.restore import RestoreWorker
 
 TICK_SECONDS = 60.0
 RECONCILE_SECONDS = 15.0
+LAST_SECONDS = 90.0
+"""What was told to stop ends within its own limits, which are shorter; a defect must not keep the service alive."""
 
 
 class Crew:
@@ -37,8 +39,25 @@ class Crew:
         for consumer in self._consumers:
             consumer.start()
 
+    def refuse(self) -> None:
+        """Takes no more work; what runs goes on."""
+        for consumer in self._consumers:
+            consumer.refuse()
+
     async def stop(self, grace_seconds: float) -> None:
-        await asyncio.gather(*(consumer.stop(grace_seconds, hurry=self._stopping) for consumer in self._consumers))
+        self.refuse()
+        idle = asyncio.create_task(self._idle())
+        hurried = asyncio.create_task(self._hurried())
+        await asyncio.wait({idle, hurried}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        await asyncio.wait({idle, hurried}, timeout=LAST_SECONDS)
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers))
+
+    async def _idle(self) -> None:
+        await asyncio.gather(*(consumer.idle() for consumer in self._consumers))
+
+    async def _hurried(self) -> None:
+        await self._stopping.wait()
 
     def hurry(self) -> None:
         """Ends the grace now."""

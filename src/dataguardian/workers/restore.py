@@ -11,12 +11,12 @@ from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.work import Kind, Work, WorkClaim
 from dataguardian.db.models import Verification
-from dataguardian.domain.errors import CancelledError, DataGuardianError
+from dataguardian.domain.errors import CancelledError
 from dataguardian.queues.consumer import NoRetry
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import RestoreOrder, Task, VerifyOrder
-from dataguardian.workers.running import Hold, callbacks, kept, reason
+from dataguardian.workers.running import Hold, callbacks, kept, patiently, reason
 
 
 class RestoreWorker:
@@ -46,13 +46,14 @@ class RestoreWorker:
         hold = Hold(claim.work_id, claim.attempt, partial(self._work.renew, claim))
         async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
             try:
-                result = await run_task(_task(claim), callbacks(self._context, hold, logbook), cancelled=cancelled)
+                news = callbacks(self._context, hold, logbook, cancelled)
+                result = await run_task(_task(claim), news, cancelled=cancelled)
             except CancelledError:
                 await self._stopped(claim, logbook, lost=lost.is_set())
-            except DataGuardianError as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the row must not stay `running`
                 await self._failed(claim, logbook, reason(error))
             else:
-                done = await self._work.complete(claim, result)
+                done = await patiently(partial(self._work.complete, claim, result), until=self._stopping)
                 await logbook.write("info", "completed" if done else "somebody else has taken this over")
 
     async def _stopped(self, claim: WorkClaim, logbook: Logbook, *, lost: bool) -> None:
@@ -62,12 +63,12 @@ class RestoreWorker:
             await self._work.hand_back(claim)
             await logbook.write("info", "stopped: the service is shutting down")
         else:
-            await self._work.cancelled(claim)
+            await patiently(partial(self._work.cancelled, claim), until=self._stopping)
             await logbook.write("info", "cancelled on request")
 
     async def _failed(self, claim: WorkClaim, logbook: Logbook, failed: Failed) -> None:
         await logbook.write("error", failed.message, error=failed.code)
-        await self._work.fail(claim, failed)
+        await patiently(partial(self._work.fail, claim, failed), until=self._stopping)
         raise NoRetry(failed.message)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from dataguardian.core.context import Context
-from dataguardian.core.executions import RENEW_SECONDS, Failed
+from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
-from dataguardian.domain.errors import DataGuardianError, is_transient
+from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, DiskFullError, is_transient
 from dataguardian.runner.parent import (
     Callbacks,
     RunFailedError,
@@ -22,7 +25,11 @@ from dataguardian.runner.parent import (
     RunTimedOutError,
 )
 
+PATIENCE_SECONDS = 1.0
 _LIMITS = (RunTimedOutError, RunStalledError)
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,35 +41,63 @@ class Hold:
     renew: Callable[[], Awaitable[bool | None]]
 
 
+async def patiently(work: Callable[[], Awaitable[T]], *, until: asyncio.Event) -> T:
+    """Does what the catalogue must not miss, again and again while that is away; raises its error once `until` is set.
+
+    Nobody takes over meanwhile without the catalogue, and every such step is a compare-and-set.
+    """
+    while True:
+        try:
+            return await work()
+        except (CatalogUnavailableError, DiskFullError) as error:
+            if until.is_set():
+                raise
+            log.warning("waiting for the catalogue", message=error.message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await until.wait()
+
+
 @asynccontextmanager
 async def kept(
     context: Context, hold: Hold, *, cancelled: asyncio.Event, stopping: asyncio.Event
 ) -> AsyncIterator[asyncio.Event]:
     """Renews the lease while the block runs, and passes cancels on; the event yielded tells of a lost lease."""
     lost = asyncio.Event()
-
-    async def keep() -> None:
-        while not cancelled.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_SECONDS):
-                    await _nudged(context, hold.work_id, stopping)
-            if stopping.is_set():
-                cancelled.set()
-                return
-            with contextlib.suppress(DataGuardianError):  # the catalogue is away: the lease lasts a while
-                answer = await hold.renew()
-                if answer is None:
-                    lost.set()
-                if answer is not False:
-                    cancelled.set()
-
-    keeper = asyncio.create_task(keep())
+    keeper = asyncio.create_task(_keep(context, hold, cancelled, stopping, lost))
     try:
-        yield lost
+        with context.holding.of(hold.work_id, hold.attempt):
+            yield lost
     finally:
         keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeper
+
+
+async def _keep(
+    context: Context, hold: Hold, cancelled: asyncio.Event, stopping: asyncio.Event, lost: asyncio.Event
+) -> None:
+    """Goes on while the runner ends: it may have much to remove, or be beyond recall."""
+    while not lost.is_set():
+        if cancelled.is_set():
+            await asyncio.sleep(context.settings.renew_seconds)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(context.settings.renew_seconds):
+                    await _nudged(context, hold.work_id, stopping)
+        if stopping.is_set():
+            cancelled.set()
+        try:
+            answer = await hold.renew()
+        except DataGuardianError as error:  # the catalogue is away: the lease lasts a while
+            log.warning("a lease could not be renewed", work_id=str(hold.work_id), message=error.message)
+        except Exception:
+            log.exception("a lease met a defect", work_id=str(hold.work_id))
+        else:
+            if answer is None:
+                lost.set()
+            if answer is not False:
+                cancelled.set()
 
 
 async def _nudged(context: Context, work_id: uuid.UUID, stopping: asyncio.Event) -> None:
@@ -78,8 +113,8 @@ async def _nudged(context: Context, work_id: uuid.UUID, stopping: asyncio.Event)
             waiter.cancel()
 
 
-def callbacks(context: Context, hold: Hold, logbook: Logbook) -> Callbacks:
-    """Returns what the runner's news are passed to."""
+def callbacks(context: Context, hold: Hold, logbook: Logbook, cancelled: asyncio.Event) -> Callbacks:
+    """Returns what the runner's news are passed to. A question waits for a catalogue that is away, unless cancelled."""
 
     async def progress(data: dict[str, Any]) -> None:
         await context.live.set(str(hold.work_id), data | {"attempt": hold.attempt})
@@ -88,13 +123,20 @@ def callbacks(context: Context, hold: Hold, logbook: Logbook) -> Callbacks:
         await logbook.write(data.pop("level", "info"), data.pop("message", ""), **data)
 
     async def confirm() -> bool:
-        return await hold.renew() is False
+        try:
+            return await patiently(hold.renew, until=cancelled) is False
+        except CatalogUnavailableError:
+            return False
 
     return Callbacks(progress, log, confirm)
 
 
-def reason(error: DataGuardianError) -> Failed:
+def reason(error: Exception) -> Failed:
     """Returns how an attempt failed, in the words of whoever knows most about it."""
+    if not isinstance(error, DataGuardianError):
+        # Without the exception's own words: they may quote a configuration.
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        return Failed(f"a defect in DataGuardian ({type(error).__name__}): please report it", stack, "unexpected")
     if isinstance(error, RunFailedError):
         failure = error.failure
         message = f"{failure.message} ({error.hint})" if error.hint else failure.message

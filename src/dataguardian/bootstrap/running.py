@@ -1,0 +1,131 @@
+"""What runs in a service: the catalogue and the services on it, then workers, scheduler and API, as the role says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from socket import socket
+
+import structlog
+import uvicorn
+
+from dataguardian.api.app import create_app
+from dataguardian.bootstrap.service import Announce, Ground, Role, Signals
+from dataguardian.core.context import Context
+from dataguardian.core.importing import Importer
+from dataguardian.core.selfguard import SelfGuard
+from dataguardian.core.services import Services, assemble
+from dataguardian.db.migrate import upgrade
+from dataguardian.db.session import Database
+from dataguardian.domain.clock import SystemClock
+from dataguardian.queues.live import Live
+from dataguardian.queues.producer import Queues
+from dataguardian.workers.crew import Crew, scheduler_loops, worker_loops
+from dataguardian.workers.loops import Loop, run_loop
+
+log = structlog.get_logger(__name__)
+
+
+async def run(ground: Ground, announce: Announce) -> None:
+    """Runs until a signal has come and everything has ended."""
+    async with _context(ground) as context:
+        services = assemble(context)
+        await _prepare(services, ground)
+        await _work(services, ground, announce)
+
+
+@asynccontextmanager
+async def _context(ground: Ground) -> AsyncIterator[Context]:
+    """The catalogue, migrated, and the queue."""
+    settings = ground.settings
+    url = settings.redis_url or (ground.embedded.url if ground.embedded else "")
+    await asyncio.to_thread(upgrade, settings.catalogue_url)
+    async with AsyncExitStack() as stack:
+        database = Database(settings.catalogue_url)
+        stack.push_async_callback(database.close)
+        queues, live = Queues(url), Live(url)
+        stack.push_async_callback(queues.close)
+        live.start()
+        stack.push_async_callback(live.close)
+        yield Context(settings, SystemClock(), database, queues, live, ground.home.home_id, ground.home.boot_id)
+
+
+async def _prepare(services: Services, ground: Ground) -> None:
+    """What must be true before anything may be reconciled, cleaned up or started."""
+    imported = await Importer(services.context).after_restore()
+    if imported is not None:
+        log.warning("this catalogue was restored or moved", imported=imported.backups, unreadable=imported.unreadable)
+    if ground.role is Role.ALL:
+        guard = SelfGuard(services.context, services.datasources, services.storages, services.jobs, services.executions)
+        await guard.register(ground.home)
+
+
+async def _work(services: Services, ground: Ground, announce: Announce) -> None:
+    """Everything that runs by itself, until a signal comes; then no work is taken any more, and what runs may end."""
+    role, drain_seconds = ground.role, ground.settings.drain_seconds
+    crew = Crew(services)
+    async with AsyncExitStack() as stack:
+        if role.works:
+            crew.start()
+            stack.push_async_callback(_release, crew, ground.signals, drain_seconds)
+            await stack.enter_async_context(_looping(services, worker_loops(services)))
+        if role.schedules:
+            await stack.enter_async_context(_looping(services, scheduler_loops(services)))
+        if ground.listener is not None:
+            await stack.enter_async_context(_listening(services, ground.listener, ground.signals.stopping))
+        await announce(services)
+        await ground.signals.stopping.wait()
+        log.info("stopping", drain_seconds=drain_seconds)
+        crew.refuse()
+
+
+async def _release(crew: Crew, signals: Signals, drain_seconds: float) -> None:
+    """Lets running work end within the grace; a second signal ends the grace."""
+
+    async def watch() -> None:
+        await signals.hurried.wait()
+        log.info("a second signal: not waiting for running work")
+        crew.hurry()
+
+    watcher = asyncio.create_task(watch(), name="second signal")
+    try:
+        await crew.stop(drain_seconds)
+    finally:
+        watcher.cancel()
+
+
+@asynccontextmanager
+async def _looping(services: Services, loops: list[Loop]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(run_loop(loop, services.context.clock), name=loop.name) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _listening(services: Services, listener: socket, stopping: asyncio.Event) -> AsyncIterator[None]:
+    app = create_app(services)
+    app.state.stopping = stopping
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    # `serve` would take the signals, which are ours; `_serve` is the same without that.
+    serving = asyncio.create_task(server._serve(sockets=[listener]), name="api")  # noqa: SLF001 -- see above
+    serving.add_done_callback(lambda _: stopping.set())
+    while not server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
