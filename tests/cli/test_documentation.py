@@ -24,7 +24,9 @@ def test_every_option_is_documented(verb: str) -> None:
     """docs/cli.md has every verb with every option."""
     text = (ROOT / "docs" / "cli.md").read_text()
     assert f"dataguardian {verb} " in text
-    options = {name for parameter in VERBS[verb].params for name in parameter.opts if name.startswith("--")}
+    verbs = [VERBS[verb], *getattr(VERBS[verb], "commands", {}).values()]
+    parameters = [parameter for command in verbs for parameter in command.params]
+    options = {name for entry in parameters for name in [*entry.opts, *entry.secondary_opts] if name.startswith("--")}
     assert {name for name in options if f"`{name}`" not in text} == set()
 
 
@@ -35,7 +37,9 @@ def test_the_default_part_size_is_the_documented_one() -> None:
     assert f"({option.default})" in (ROOT / "docs" / "cli.md").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/cli.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CHANGELOG.md", "docs/cli.md", "docs/service.md", "docs/configuration.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link of a document names a file."""
     path = ROOT / document

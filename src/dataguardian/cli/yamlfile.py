@@ -27,7 +27,8 @@ MAX_NODES = 100_000
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
-_TEXTS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "value", "merge")}
+_TAGS = _PLAIN | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "timestamp", "value", "merge")}
+"""What is neither plain nor a collection stays the text that it is in the file."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,13 @@ class _Reader:
             self._open.pop()
 
     def _resolved(self, loader: yaml.SafeLoader, node: yaml.Node, spot: Spot) -> Any:  # noqa: ANN401 -- as above
+        if node.tag not in _TAGS:
+            raise UsageError(f"{self.file.where(spot)}: the tag {node.tag} is not known here")
         if isinstance(node, yaml.MappingNode):
             loader.flatten_mapping(node)
             return self._from_file(node, spot) or self._mapping(loader, node, spot)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(loader, item, (*spot, place)) for place, item in enumerate(node.value)]
-        if node.tag not in _PLAIN | _TEXTS:
-            raise UsageError(f"{self.file.where(spot)}: the tag {node.tag} is not known here")
         value = loader.construct_object(node) if node.tag in _PLAIN else node.value
         return self._text(value, spot) if isinstance(value, str) else value
 
