@@ -66,7 +66,9 @@ def backup(
     )
     with stoppable("nothing of this backup was left in the storage"):
         with watch("backing up", quiet=json, cumulative=True) as progress:
-            result = run_backup(plan, datasource.engine, location.storage, report=progress.report)
+            result = run_backup(
+                plan, datasource.engine, location.storage, report=progress.report, before_publish=STOP.commit
+            )
         STOP.finish()
     address = location.address_of(result.directory)
     if json:

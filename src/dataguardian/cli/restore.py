@@ -43,10 +43,12 @@ def restore(
                 datasource.engine,
                 datasource.type,
                 streams=stream or (),
-                options=RestoreOptions(drop_existing=drop_existing),
+                options=RestoreOptions(drop_existing=drop_existing, before_swap=STOP.commit),
                 report=progress.report,
             )
         STOP.finish()
+    for warning in result.warnings:
+        output.warn(warning)
     document = {
         "backup": stored.address,
         "target": datasource.address,

@@ -15,11 +15,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from dataguardian import __version__
+from dataguardian.core.overlap import refuse_self_backup
 from dataguardian.core.progress import Progress, Report, silent
+from dataguardian.core.texts import Pattern, Text, shown
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import Manifest, PartRecord, StreamRecord, ToolRecord
 from dataguardian.domain.clock import Clock, SystemClock, to_iso, to_stamp
-from dataguardian.domain.errors import DataGuardianError, DumpFailedError, StorageError, UsageError
+from dataguardian.domain.errors import ConflictError, DataGuardianError, DumpFailedError, StorageError, UsageError
 from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
 from dataguardian.engines.base import DumpOptions, DumpStream, Engine
 from dataguardian.storage.base import Storage
@@ -30,6 +32,8 @@ from dataguardian.streams.split import BufferPool, fill, plan_lanes
 DEFAULT_PART_SIZE_BYTES = 16 * MIB
 MIN_PART_SIZE_BYTES = 64 * KIB
 MAX_WARNINGS = 1000
+MAX_GLOBBED_PARTS = 20_000
+"""A shell's command line holds two megabytes, which is more names than these."""
 
 
 class BackupPlan(BaseModel):
@@ -37,17 +41,17 @@ class BackupPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    execution_id: str
+    execution_id: Text
     attempt: int = 1
-    name: str
+    name: Text
     engine: str
-    source: str
+    source: Text
     compression: str = "zstd"
     compression_level: int | None = None
     part_size_bytes: int = DEFAULT_PART_SIZE_BYTES
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    directory: str | None = None
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+    directory: Text | None = None
     """Where the backup goes, when the caller must know beforehand; None derives it from name, time, id and attempt."""
 
     def dump_options(self) -> DumpOptions:
@@ -83,7 +87,8 @@ def run_backup(
 ) -> BackupResult:
     """Takes one backup. On any error, and when stopped, everything that was stored is removed again.
 
-    `before_publish` is called when only the manifest is missing; it raises when somebody else has taken over.
+    `before_publish` is called when only the manifest is missing; it raises when somebody else has taken over, or when
+    the run is to be stopped: afterwards the backup is beyond recall.
     Raises what the engine and the storage raise, and UsageError for a plan that cannot be carried out.
     """
     clock = clock or SystemClock()
@@ -91,7 +96,8 @@ def run_backup(
     _check_part_size(plan.part_size_bytes)
     started_at, started = clock.now(), clock.monotonic()
     directory = plan.directory or attempt_directory(plan.name, started_at, plan.execution_id, plan.attempt)
-    storage.free_space()  # proves, before the engine is bothered, that the storage is there
+    _check_place(storage, directory)
+    refuse_self_backup(engine, plan.dump_options(), storage, directory)
     with _removed_on_failure(storage, directory), _Conveyor(plan, codec, storage, directory, report) as conveyor:
         for number, dump in enumerate(engine.dump(plan.dump_options()), start=1):
             with dump as stream:
@@ -245,6 +251,16 @@ class _Conveyor:
         )
 
 
+def _check_place(storage: Storage, directory: str) -> None:
+    """Proves, before the engine is bothered, that the storage is there and the directory is nobody else's.
+
+    What a failed run removes must be its own.
+    """
+    storage.free_space()
+    if any(True for _ in storage.list(directory)):
+        raise ConflictError(f"{directory} holds something already", hint="every run needs a directory of its own")
+
+
 @contextmanager
 def _removed_on_failure(storage: Storage, directory: str) -> Iterator[None]:
     """Removes whatever the block stored when it does not end well; the manifest first, so that no half stays listed."""
@@ -298,7 +314,7 @@ def _draft_manifest(plan: BackupPlan, codec: Codec, engine: Engine, conveyor: _C
         compression=codec.name,
         compression_level=codec.level,
         part_size_bytes=plan.part_size_bytes,
-        options={"include": list(plan.include), "exclude": list(plan.exclude)},
+        options={"include": shown(plan.include), "exclude": shown(plan.exclude)},
         size_bytes=sum(stream.size_bytes for stream in conveyor.streams),
         compressed_size_bytes=sum(stream.stored_size_bytes for stream in conveyor.streams),
         parts=len(conveyor.parts),
@@ -322,7 +338,8 @@ def _how_to_restore(streams: list[StreamRecord], codec: Codec) -> list[str]:
     """Returns the commands that restore without DataGuardian, to be run in the backup's directory."""
     lines = ["set -eo pipefail", f"sha256sum -c {artifact.SUMS}"]
     for stream in streams:
-        parts = f"cat {stream.directory}/[0-9]*{codec.suffix}"
+        names = f"{stream.directory}/[0-9]*{codec.suffix}"
+        parts = f"cat {names}" if stream.parts <= MAX_GLOBBED_PARTS else f"printf '%s\\0' {names} | xargs -0 cat"
         expand = [] if codec.command == "cat" else [codec.command]
         lines += [" | ".join([parts, *expand, command]) for command in stream.restore_by_hand[:1]]
     return lines

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import Manifest, PartRecord
-from dataguardian.domain.errors import IntegrityError, ManifestError, NotFoundError, ObjectMissingError, UsageError
+from dataguardian.domain.errors import (
+    IntegrityError,
+    ManifestError,
+    NotFoundError,
+    ObjectMissingError,
+    StorageDeniedError,
+    UsageError,
+)
 from dataguardian.storage.base import Storage, checked_path
+
+_READERS = 8
+"""Manifests that are read at once: a storage at the other end of a network answers each after a while only."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +47,24 @@ def list_backups(storage: Storage) -> Listing:
     """Returns every backup of a storage, oldest first. A directory without a manifest is not a backup."""
     found: list[tuple[str, Manifest]] = []
     unreadable: dict[str, str] = {}
-    for job in storage.folders():
-        for run in storage.folders(job):
-            directory = f"{job}/{run}"
-            try:
-                found.append((directory, load_manifest(storage, directory)))
-            except IntegrityError as error:
-                unreadable[directory] = error.message
-            except ObjectMissingError:
-                continue  # half-written, or being deleted
+    directories = [f"{job}/{run}" for job in storage.folders() for run in storage.folders(job)]
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="list") as threads:
+        for directory, manifest in zip(directories, threads.map(partial(_look, storage), directories), strict=True):
+            if isinstance(manifest, Manifest):
+                found.append((directory, manifest))
+            elif manifest is not None:
+                unreadable[directory] = manifest
     return Listing(sorted(found, key=lambda entry: (entry[1].started_at, entry[0])), unreadable)
+
+
+def _look(storage: Storage, directory: str) -> Manifest | str | None:
+    """Returns the manifest, the reason why it cannot be read, or None when there is no backup."""
+    try:
+        return load_manifest(storage, directory)
+    except (IntegrityError, StorageDeniedError) as error:
+        return error.message
+    except (ObjectMissingError, UsageError):
+        return None  # half-written, being deleted, or a folder with a name that no backup has
 
 
 def load_manifest(storage: Storage, directory: str) -> Manifest:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataguardian.core.catalog import Backup, load_backup
+from dataguardian.core.overlap import refuse_self_restore
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
-from dataguardian.core.verify import presence_problems
+from dataguardian.core.verify import presence_problems, sums_problems
 from dataguardian.domain.artifact import Manifest, StreamRecord
 from dataguardian.domain.clock import Clock, SystemClock
 from dataguardian.domain.errors import DamagedPartError, UsageError
@@ -20,11 +21,12 @@ from dataguardian.streams.codecs import codec_for
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """`size_bytes` counts the raw bytes that went into the target."""
+    """`size_bytes` counts the raw bytes that went into the target; `warnings` are the engine's."""
 
     manifest: Manifest
     size_bytes: int
     duration_seconds: float
+    warnings: list[str] = field(default_factory=list)
 
 
 def run_restore(
@@ -47,14 +49,15 @@ def run_restore(
     backup = load_backup(storage, directory)
     _check_engine(backup.manifest, engine_type)
     chosen = choose_streams(backup.manifest, streams)
-    _check_presence(storage, backup, chosen)
+    refuse_self_restore(engine, storage)
+    _check_complete(storage, backup, chosen)
     engine.prepare_restore([(stream.name, stream.kind) for stream in chosen], options)
     codec = codec_for(backup.manifest.compression)
     with PartReader(storage, directory, codec, backup.manifest.part_size_bytes) as reader:
         sources = [_Source(backup, stream, reader, report) for stream in chosen]
         engine.restore(iter(sources), options)
     size_bytes = sum(stream.size_bytes for stream in chosen)
-    return RestoreResult(backup.manifest, size_bytes, round(clock.monotonic() - started, 3))
+    return RestoreResult(backup.manifest, size_bytes, round(clock.monotonic() - started, 3), engine.warnings)
 
 
 def choose_streams(manifest: Manifest, wanted: Sequence[str]) -> list[StreamRecord]:
@@ -111,12 +114,14 @@ def _check_engine(manifest: Manifest, engine_type: str) -> None:
         )
 
 
-def _check_presence(storage: Storage, backup: Backup, chosen: list[StreamRecord]) -> None:
+def _check_complete(storage: Storage, backup: Backup, chosen: list[StreamRecord]) -> None:
+    """Looks at the records and at every chosen part before the engine is bothered; reads none of the parts."""
     wanted = {stream.directory for stream in chosen}
-    problems = [text for text in presence_problems(storage, backup) if text.split("/", 1)[0] in wanted]
+    problems = list(sums_problems(storage, backup))
+    problems += [text for text in presence_problems(storage, backup) if text.split("/", 1)[0] in wanted]
     if problems:
         raise DamagedPartError(
-            f"this backup is not complete: {'; '.join(problems[:3])} ({len(problems)} in all); nothing was restored",
-            hint="restore another backup, or copy the parts back from another storage",
+            f"this backup is damaged: {'; '.join(problems[:3])} ({len(problems)} in all); nothing was restored",
+            hint="restore another backup, or copy what is damaged back from another storage",
             problems=len(problems),
         )

@@ -37,7 +37,7 @@ _HASHED_SLUG = re.compile(r"-[0-9a-f]{8}$")
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class PartRecord(Record):
@@ -88,7 +88,7 @@ class Manifest(Record):
     duration_seconds: Annotated[float, Field(ge=0)]
     server_version: str
     tools: list[ToolRecord]
-    compression: str
+    compression: Annotated[str, Field(pattern=r"^(zstd|gzip|lz4|none)$")]
     compression_level: int | None
     part_size_bytes: Annotated[int, Field(gt=0, le=MAX_PART_SIZE_BYTES)]
     options: dict[str, Any]
