@@ -38,7 +38,17 @@ async def run_loop(loop: Loop, clock: Clock) -> None:
         except Exception:
             log.exception("periodic work met a defect", loop=loop.name)
             pause = loop.every_seconds
+        if _is_cancelled():
+            return
         await asyncio.sleep(pause)
+
+
+def _is_cancelled() -> bool:
+    """Asked because a cancel may get lost on its way up: `asyncio.wait_for`, which redis-py sends with, can swallow it
+    (Python 3.11), and a shutdown would wait for this loop for ever.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _pause(loop: Loop, clock: Clock) -> float:
