@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -77,9 +78,7 @@ class Desk:
         started = await self.post(f"/api/backup-jobs/{job['id']}/run")
         assert started.status_code == 202, started.text
         async with self.here.working():
-            rows = await self.here.all_executions()
-            newest = max(rows, key=lambda row: row.id)
-            done = await self.here.until(newest.id, "completed", "failed")
+            done = await self.here.until(uuid.UUID(started.json()["execution_id"]), "completed", "failed")
         assert done.status == "completed", done.error_message
         return done
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from dataguardian.api.schemas.common import ErrorOut
+from dataguardian.api.schemas.storable import printable
 from dataguardian.domain.errors import (
     AccessError,
     CatalogUnavailableError,
@@ -104,9 +105,11 @@ def _documented(meaning: str, error: str, message: str, details: dict[str, objec
     return {"description": meaning, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
-def error_answer(status: int, error: str, message: str, **details: object) -> JSONResponse:
+def error_answer(status: int, error: str, message: str, details: Mapping[str, object] | None = None) -> JSONResponse:
+    """Returns an answer in the one shape. Text that UTF-8 cannot carry is replaced, whoever sent it."""
     headers = {"Retry-After": _RETRY_AFTER_SECONDS} if status == 503 else None  # noqa: PLR2004 -- the status itself
-    return JSONResponse({"error": error, "message": message, "details": details}, status, headers)
+    body = {"error": error, "message": message, "details": details or {}}
+    return JSONResponse(printable(body), status, headers)
 
 
 def internal_error(request_id: str) -> JSONResponse:
@@ -114,8 +117,7 @@ def internal_error(request_id: str) -> JSONResponse:
         500,
         "internal",
         "something went wrong in DataGuardian itself",
-        hint="the service's log has the details under this request id",
-        request_id=request_id,
+        {"hint": "the service's log has the details under this request id", "request_id": request_id},
     )
 
 
@@ -131,7 +133,7 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
     body = error.as_json()
     if status == 500:  # noqa: PLR2004 -- the status itself
         log.error("a request failed", error=error.code, message=error.message, exc_info=error)
-    return error_answer(status, str(body["error"]), error.message, **cast("dict[str, Any]", body["details"]))
+    return error_answer(status, str(body["error"]), error.message, cast("dict[str, Any]", body["details"]))
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:
@@ -141,15 +143,15 @@ async def _not_valid(_: Request, error: Exception) -> JSONResponse:
         for item in cast("RequestValidationError", error).errors()
     ]
     text = "; ".join(f"{item['field']}: {item['message']}" for item in found[:3])
-    return error_answer(422, "validation", f"the request is not valid: {text}", errors=found)
+    return error_answer(422, "validation", f"the request is not valid: {text}", {"errors": found})
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     """What the framework itself refuses."""
     error = cast("HTTPException", error)
     if error.status_code == 400:  # noqa: PLR2004 -- what the framework says of a body that it cannot read
-        return error_answer(422, "validation", "the body is not JSON that can be read", errors=[])
+        return error_answer(422, "validation", "the body is not JSON that can be read", {"errors": []})
     code, message, hint = _HTTP_WORDS.get(error.status_code, ("http", str(error.detail), ""))
-    answer = error_answer(error.status_code, code, message, **({"hint": hint} if hint else {}))
+    answer = error_answer(error.status_code, code, message, {"hint": hint} if hint else None)
     answer.headers.update(error.headers or {})
     return answer

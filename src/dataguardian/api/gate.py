@@ -95,7 +95,7 @@ async def _admitted(scope: Scope, receive: Receive) -> tuple[Response | None, Re
     if refusal is not None or not changes or not _has_body(headers):
         return refusal, receive
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return error_answer(415, "not_json", "the body is not application/json", hint="set Content-Type"), receive
+        return error_answer(415, "not_json", "the body is not application/json", {"hint": "set Content-Type"}), receive
     return await _buffered(headers, receive)
 
 
@@ -106,7 +106,7 @@ def _foreign_host(headers: Headers) -> Response | None:
         403,
         "foreign_host",
         "DataGuardian answers under loopback names only",
-        hint="use http://localhost or http://127.0.0.1, through an SSH tunnel from another machine",
+        {"hint": "use http://localhost or http://127.0.0.1, through an SSH tunnel from another machine"},
     )
 
 
@@ -126,7 +126,7 @@ def _foreign_site(scope: Scope, headers: Headers, *, changes: bool) -> Response 
     if not foreign and not led_here:
         return None
     return error_answer(
-        403, "foreign_site", "this request comes from a page of another site", hint="call DataGuardian directly"
+        403, "foreign_site", "this request comes from a page of another site", {"hint": "call DataGuardian directly"}
     )
 
 
@@ -136,7 +136,7 @@ def _has_body(headers: Headers) -> bool:
 
 async def _buffered(headers: Headers, receive: Receive) -> tuple[Response | None, Receive]:
     """Reads the body, whose length a sender may hide; what is too large is refused before it is all here."""
-    refusal = error_answer(413, "body_too_large", "the body is larger than 1 MB", hint="send less at once")
+    refusal = error_answer(413, "body_too_large", "the body is larger than 1 MB", {"hint": "send less at once"})
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
         return refusal, receive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 20
@@ -37,3 +37,14 @@ def _text_problems(text: str) -> Iterator[str]:
         yield "holds a NUL character, which text cannot have"
     elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         yield "holds half of a surrogate pair, which is no character"
+
+
+def printable(value: object) -> object:
+    """Returns a piece of JSON whose text can be sent: halves of surrogates become question marks."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {str(printable(key)): printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(item) for item in value]
+    return value
