@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sqlite3
 import statistics
@@ -269,7 +270,7 @@ def _report(found: dict[str, Any], where: dict[str, Any], options: argparse.Name
     )
     machine_line = (
         f"{where['processor']}, {where['cores']} cores, {where['date']}, Python {sys.version.split()[0]}, "
-        f"SQLite {sqlite3.sqlite_version}."
+        f"SQLite {sqlite3.sqlite_version}. Load average of the machine at the end: {os.getloadavg()[1]:.1f}."
     )
     lines = [
         "# The catalogue with a million executions",

@@ -7,31 +7,16 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from dataguardian.db.models import BackupExecution, Restore, Verification
+from dataguardian.db.models import Restore, Verification
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.repositories.work import W, WorkRepository
-from dataguardian.domain.errors import ConflictError, NotFoundError
-from dataguardian.domain.states import ExecutionStatus, WorkStatus
+from dataguardian.domain.states import WorkStatus
 
 
 class LeaseRepository(WorkRepository[W]):
-    """Work that must not begin on a backup that is going, and that keeps a backup from going."""
-
-    async def insert(self, row: W) -> W:
-        """Adds queued work and so takes its lease, in the transaction that checks the backup.
-
-        Raises NotFoundError without the execution, ConflictError when it holds no complete backup.
-        """
-        held = await self.session.get(
-            BackupExecution, row.execution_id, with_for_update={"read": True}, populate_existing=True
-        )
-        if held is None:
-            raise NotFoundError(f"there is no execution {row.execution_id}", hint="a list shows what there is")
-        if held.status is not ExecutionStatus.COMPLETED:
-            raise ConflictError(
-                f"this execution is {held.status}: it holds no complete backup", hint="choose a completed one"
-            )
-        return await self.add(row)
+    """Work that keeps a backup from going. Add one in the transaction that locked its execution and found it completed:
+    a deletion takes that lock, too, and so sees the work or is seen by it.
+    """
 
     async def of_execution(self, execution_id: uuid.UUID, *, page: int, limit: int) -> Page[W]:
         return await self.page(self.model.execution_id == execution_id, page=page, limit=limit)
