@@ -95,4 +95,4 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: 
         table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(output.visible(cell)) for cell in row))
-    output.show(table)
+    output.show_table(table)

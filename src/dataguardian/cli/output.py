@@ -20,6 +20,7 @@ from dataguardian.domain.errors import DataGuardianError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _USERINFO = re.compile(r"://[^:@/]*:(.+)@", re.DOTALL)
@@ -28,6 +29,7 @@ _MASK = "***"
 _BARE_SECRET_LENGTH = 8
 """Shorter ones are also words of innocent text; they are only masked where they stand in an address."""
 WIDTH_OF_A_PIPE = 160
+WIDTH_OF_A_TABLE = 10_000
 
 _secrets: list[str] = []
 _silenced: list[TextIO] = []
@@ -102,6 +104,13 @@ def show_json(document: Mapping[str, object]) -> None:
     """Prints one JSON object, in ASCII, as the only thing on standard output."""
     with _written(sys.stdout):
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+
+
+def show_table(table: Table) -> None:
+    """Prints a table, folded to fit a terminal; in a pipe or a file every row is one line."""
+    terminal = console().is_terminal or "COLUMNS" in os.environ
+    with _written(sys.stdout):
+        console().print(table, width=None if terminal else WIDTH_OF_A_TABLE, crop=terminal)
 
 
 def show_text(text: str) -> None:
