@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,12 +100,16 @@ class Meter:
         settle()
         side.before()
         peaks: dict[int, tuple[bool, int]] = {}
+        seen: Counter[int] = Counter()
         with self._started(side) as run:
             while run.poll():
                 for pid in (run.pid, *descendants(run.pid)):
                     peaks[pid] = _peak(pid) or peaks.get(pid, (False, 0))
+                    seen[pid] += 1
                 time.sleep(POLL_SECONDS)
         side.after()
+        # A child that is about to become another program is Python for a moment, with its parent's own pages.
+        peaks = {pid: peak for pid, peak in peaks.items() if seen[pid] > 1}
         python = sum(peak for is_python, peak in peaks.values() if is_python)
         return Memory(peaks[run.pid][1], python, sum(peak for _, peak in peaks.values()))
 
