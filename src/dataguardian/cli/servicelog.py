@@ -22,7 +22,7 @@ Format = Literal["json", "console"]
 LEVELS = ("debug", "info", "warning", "error", "critical")
 QUIET = (
     "aiosqlite",
-    "alembic",
+    "alembic.runtime.plugins",
     "apprise",
     "asyncio",
     "httpcore",
