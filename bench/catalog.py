@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.migrate import upgrade
@@ -177,10 +176,6 @@ async def _measure(url: str, rounds: int) -> dict[str, Any]:
     async with database.read() as session:
         total = await ExecutionRepository(session).count()
         job = (await JobRepository(session).all(BackupJob.name == "job 0007"))[0]
-    if not database.is_sqlite:
-        async with database.read() as session:
-            await session.execute(text("SELECT 1"))
-    await database.optimize()
     figures = {}
     for name, call in _calls(job, total).items():
         figures[name] = await _timed(database, call, rounds)

@@ -452,16 +452,3 @@ def test_a_database_without_address_is_refused_without_its_password() -> None:
         with pytest.raises(UsageError) as caught:
             Database(url)
         assert "s3cret" not in str(caught.value)
-
-
-def test_optimize_lets_sqlite_know_its_tables(play: Play) -> None:
-    """The daily look does no harm, also where there is nothing to do."""
-
-    async def story(database: Database) -> None:
-        async with database.write() as session:
-            await add_house(session)
-        await database.optimize()
-        async with database.read() as session:
-            assert await DatasourceRepository(session).count() == 1
-
-    play(story)

@@ -86,15 +86,6 @@ class Database:
         except TimeoutError as error:
             raise unavailable("no answer in time") from error
 
-    async def optimize(self) -> None:
-        """Lets SQLite look at its tables again, so that it plans well; for a daily pass. PostgreSQL does it itself."""
-        if self.is_sqlite:
-            with translated():
-                async with _turn(self._writers), self._session(self.engine, {}) as session:
-                    await session.execute(text("PRAGMA analysis_limit=1000"))
-                    await session.execute(text("PRAGMA optimize"))
-                    await session.commit()
-
     async def close(self) -> None:
         await self.engine.dispose()
         await self._reader.dispose()
