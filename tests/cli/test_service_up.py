@@ -31,16 +31,45 @@ def test_ready_is_said_once_as_one_json_line(own_service: Service) -> None:
 
 
 def test_every_log_line_is_one_json_object(own_service: Service) -> None:
-    """What uvicorn, alembic and we write to standard error can be read by a machine, line by line."""
+    """What we and others write to standard error can be read by a machine, line by line."""
     own_service.start()
     own_service.ok("job", "list")
     own_service.stop(signal.SIGINT)
     lines = [json.loads(line) for line in own_service.log.splitlines()]
     assert {"timestamp", "level", "event", "logger"} <= set.intersection(*(set(line) for line in lines))
-    assert any(line["logger"].startswith("alembic") for line in lines)
     requests = [line for line in lines if line["event"] == "request"]
     assert requests
     assert all(line["request_id"] for line in requests)
+
+
+LOGS = """
+import logging, os, structlog
+from dataguardian.cli.servicelog import configure_log
+from dataguardian.settings import Settings
+
+configure_log(Settings.from_environment())
+def fail(password):
+    raise ValueError("no such luck")
+for log in (logging.getLogger("somebody.else"), structlog.get_logger("ours")):
+    try:
+        fail(os.environ["SECRET"])
+    except ValueError:
+        log.exception("it failed")
+logging.getLogger("httpx").info("GET https://hooks.example.org/token")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_tracebacks_hold_no_values(log_format: str) -> None:
+    """A failure is logged with its lines of code and without what the variables held, whoever's logger it is."""
+    env = {**os.environ, "DATAGUARDIAN_LOG_FORMAT": log_format, "SECRET": "Hunter2-Hunter2"}
+    told = subprocess.run([sys.executable, "-c", LOGS], env=env, capture_output=True, text=True, check=True).stderr
+    assert told.count("no such luck") == 2
+    assert "somebody.else" in told
+    assert "Hunter2" not in told
+    assert "hooks.example.org" not in told
+    if log_format == "json":
+        assert [json.loads(line)["event"] for line in told.splitlines()] == ["it failed"] * 2
 
 
 def test_a_second_one_on_the_same_home_is_refused(own_service: Service) -> None:
