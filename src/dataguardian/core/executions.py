@@ -308,7 +308,7 @@ class Executions:
                 rows = await ExecutionRepository(session).waiting(before, after, RECONCILE_BATCH)
             known = await self._context.queues.states(QueueName.BACKUP, [queue_job_id(row) for row in rows])
             lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]
-            bumped = await self._bump(lost)
+            bumped = await self._bump(lost) if lost else []
             await self.enqueue(bumped)
             mended += len(bumped)
             if len(rows) < RECONCILE_BATCH:

@@ -19,7 +19,7 @@ from dataguardian.domain.cron import parse_schedule
 from dataguardian.domain.errors import QueueUnavailableError, UsageError
 from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, Trigger
 
-BATCH = 500
+BATCH = 100
 
 
 class Scheduler:

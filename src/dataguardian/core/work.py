@@ -234,7 +234,7 @@ class Work:
                 rows = await repository(session, kind).waiting(before, after, RECONCILE_BATCH)
             known = await self._context.queues.states(QueueName.RESTORE, [queue_job_id(row) for row in rows])
             lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]
-            again = await self._bump(kind, lost)
+            again = await self._bump(kind, lost) if lost else []
             await self.enqueue(again)
             mended += len(again)
             if len(rows) < RECONCILE_BATCH:

@@ -24,6 +24,10 @@ LOCK_MS = 30_000
 STALLED_MS = 10_000
 MAX_STALLED = 2
 RECONNECT_MS = 1_000
+IDLE_SECONDS = 15
+"""How long a worker blocks for a job. At each end of it BullMQ asks once per job that it might run at once, so the
+default of 5 s is most of what an idle service costs. A new job ends it at once.
+"""
 WATCH_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
 
@@ -108,6 +112,7 @@ class Consumer:
                 "stalledInterval": STALLED_MS,
                 "maxStalledCount": MAX_STALLED,
                 "runRetryDelay": RECONNECT_MS,
+                "drainDelay": IDLE_SECONDS,
                 "autorun": False,
             },
         )

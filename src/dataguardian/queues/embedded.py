@@ -125,6 +125,7 @@ class EmbeddedServer:
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
+            "hz": "2",  # its housekeeping, ten times a second by default, is most of what an idle server costs
             "logfile": str(self._log),
             "loglevel": "notice",
             "daemonize": "no",
