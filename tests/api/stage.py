@@ -128,15 +128,17 @@ Story = Callable[[Desk], Awaitable[None]]
 def play(folder: Path, story: Story, **servers: str) -> None:
     """Plays a story on a stage of its own; `servers` are `database_url` and `redis_url` of real ones."""
 
-    async def played() -> None:
-        async with stage(folder, **servers) as here:
-            services = assemble(here.context)
-            app = create_app(services)
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=60) as http:
-                await story(Desk(here, app, services, http))
+    asyncio.run(performed(folder, story, **servers))
 
-    asyncio.run(played())
+
+async def performed(folder: Path, story: Story, **servers: str) -> None:
+    """Like `play`, for those who have a loop already."""
+    async with stage(folder, **servers) as here:
+        services = assemble(here.context)
+        app = create_app(services)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=60) as http:
+            await story(Desk(here, app, services, http))
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class Cleanup:
 
         `force`: a person has looked, and the guards let it through. Raises NotFoundError, QueueUnavailableError.
         """
+        await self._context.queues.ping()
         if job_id is not None:
             async with self._context.db.read() as session:
                 await JobRepository(session).get(job_id)

@@ -100,6 +100,7 @@ class Overview:
 
     async def _queues(self) -> Mapping[QueueName, Mapping[str, int]] | None:
         try:
+            await self._context.queues.ping()
             return await self._context.queues.counts()
         except QueueUnavailableError:
             return None

@@ -45,6 +45,7 @@ class QueueBoard:
         self._context = context
 
     async def queues(self) -> list[QueueNumbers]:
+        await self._context.queues.ping()
         counts, paused = await self._context.queues.counts(), await self._context.queues.paused()
         return [
             QueueNumbers(name, spec.concurrency, spec.attempts, paused[name], counts[name])
@@ -53,6 +54,7 @@ class QueueBoard:
 
     async def jobs(self, queue: QueueName, state: JobState, page: int, limit: int) -> Page[WatchedJob]:
         """Returns a page of the jobs in a state."""
+        await self._context.queues.ping()
         total = (await self._context.queues.counts())[queue].get(state, 0)
         start = (page - 1) * limit
         found: Sequence[QueueJob] = []
@@ -62,6 +64,7 @@ class QueueBoard:
 
     async def retry(self, queue: QueueName, job_id: str) -> WatchedJob:
         """Puts a failed job back. Raises NotFoundError, or ConflictError when it did not fail or its row has ended."""
+        await self._context.queues.ping()
         jobs = {job.id: job for job in await self._context.queues.jobs(queue, "failed", 0, -1)}
         if job_id in jobs and queue in _ROW_QUEUES and not await self._has_work(queue, jobs[job_id]):
             raise ConflictError(
@@ -71,9 +74,11 @@ class QueueBoard:
         return WatchedJob(await self._context.queues.retry(queue, job_id), None)
 
     async def pause(self, queue: QueueName) -> None:
+        await self._context.queues.ping()
         await self._context.queues.pause(queue)
 
     async def resume(self, queue: QueueName) -> None:
+        await self._context.queues.ping()
         await self._context.queues.resume(queue)
 
     async def _progress(self, job: QueueJob) -> dict[str, Any] | None:

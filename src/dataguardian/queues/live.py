@@ -15,6 +15,8 @@ from dataguardian.queues.connection import quick_client, translated
 
 EXPIRE_SECONDS = 120
 RECONNECT_SECONDS = 1.0
+PATIENCE_SECONDS = 0.5
+"""News are not worth waiting for."""
 _PROGRESS = "dataguardian:progress:"
 _NUDGES = "dataguardian:nudges"
 
@@ -33,26 +35,26 @@ class Live:
 
     async def set(self, work_id: str, progress: dict[str, Any]) -> None:
         with contextlib.suppress(QueueUnavailableError):
-            async with translated():
+            async with translated(), asyncio.timeout(PATIENCE_SECONDS):
                 await self._client.set(_PROGRESS + work_id, json.dumps(progress), ex=EXPIRE_SECONDS)
 
     async def get(self, work_id: str) -> dict[str, Any] | None:
         """Returns the last progress; None when there is none, or the server is away."""
         with contextlib.suppress(QueueUnavailableError):
-            async with translated():
+            async with translated(), asyncio.timeout(PATIENCE_SECONDS):
                 text = await self._client.get(_PROGRESS + work_id)
                 return cast("dict[str, Any]", json.loads(text)) if text else None
         return None
 
     async def forget(self, work_id: str) -> None:
         with contextlib.suppress(QueueUnavailableError):
-            async with translated():
+            async with translated(), asyncio.timeout(PATIENCE_SECONDS):
                 await self._client.delete(_PROGRESS + work_id)
 
     async def nudge(self, work_id: str) -> None:
         """Tells whoever works on it, in whichever process, to look at its row now."""
         with contextlib.suppress(QueueUnavailableError):
-            async with translated():
+            async with translated(), asyncio.timeout(PATIENCE_SECONDS):
                 await self._client.publish(_NUDGES, work_id)
 
     async def nudged(self, work_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, cast
 from bullmq import Job, Queue
 
 from dataguardian.domain.errors import ConflictError, NotFoundError
-from dataguardian.queues.connection import MAX_CONNECTIONS, quick_client, translated
+from dataguardian.queues.connection import ANSWER_SECONDS, MAX_CONNECTIONS, quick_client, translated
 from dataguardian.queues.definitions import SPECS, QueueName
 
 BATCH = 500
@@ -126,7 +126,9 @@ class Queues:
         return dict(zip(QueueName, map(bool, found), strict=True))
 
     async def ping(self) -> None:
-        await self._call(cast("Awaitable[Any]", self._client.ping()))
+        """Tells within ANSWER_SECONDS, retries and all, whether it is there: ask this first where somebody waits."""
+        async with translated(), asyncio.timeout(ANSWER_SECONDS):
+            await cast("Awaitable[Any]", self._client.ping())
 
     async def close(self) -> None:
         await self._client.aclose()
