@@ -12,6 +12,7 @@ from dataguardian.core.definitions import shown_config
 from dataguardian.core.secrets import MASK, revealed
 from dataguardian.db.models import Datasource
 from dataguardian.domain.states import DatasourceStatus
+from dataguardian.domain.urls import parse_url
 from dataguardian.engines.registry import ENGINES
 from dataguardian.registry import Adapter, AdapterConfig, Registry
 
@@ -68,8 +69,14 @@ def body_union(registry: Registry[Any], base: type[Input], config_field: str) ->
 
 
 def _body(adapter: Adapter[Any], base: type[Input], config_field: str) -> type[Input]:
+    def add_example(schema: dict[str, Any]) -> None:
+        config = adapter.config.from_url(parse_url(adapter.example))
+        schema["examples"] = [{"name": "shop", "type": adapter.type, config_field: plain_config(config)}]
+
     fields: dict[str, Any] = {"type": (Literal[adapter.type], ...), config_field: (adapter.config, ...)}
-    return create_model(f"{base.__name__}_{adapter.type}", __base__=base, **fields)
+    return create_model(
+        f"{base.__name__}_{adapter.type}", __base__=base, __cls_kwargs__={"json_schema_extra": add_example}, **fields
+    )
 
 
 def plain_config(config: AdapterConfig) -> dict[str, Any]:
