@@ -47,7 +47,14 @@ def list_backups(storage: Storage) -> Listing:
     """Returns every backup of a storage, oldest first. A directory without a manifest is not a backup."""
     found: list[tuple[str, Manifest]] = []
     unreadable: dict[str, str] = {}
-    directories = [f"{job}/{run}" for job in storage.folders() for run in storage.folders(job)]
+    directories: list[str] = []
+    for job in storage.folders():
+        try:
+            directories += [f"{job}/{run}" for run in storage.folders(job)]
+        except StorageDeniedError as error:
+            unreadable[job] = error.message
+        except UsageError:
+            continue  # a name that no backup has
     with ThreadPoolExecutor(_READERS, thread_name_prefix="list") as threads:
         for directory, manifest in zip(directories, threads.map(partial(_look, storage), directories), strict=True):
             if isinstance(manifest, Manifest):

@@ -1,0 +1,214 @@
+"""Stop requests at the worst of moments: what belongs together is not torn apart, and children find their end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataguardian.cli.signals import StopRequest
+from dataguardian.domain.errors import CancelledError
+from dataguardian.engines import processes
+from dataguardian.engines.processes import ChildProcess, run_child
+from dataguardian.engines.sqlite.process import staged_file
+from dataguardian.interruption import unbroken
+from tests.cli.program import wait_for
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopRequest]:
+    """A stop request that answers SIGUSR1 as the program answers SIGTERM."""
+    request = StopRequest()
+    before = signal.signal(signal.SIGUSR1, request._handle)
+    yield request
+    signal.signal(signal.SIGUSR1, before)
+
+
+def hit() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    for _ in range(100):
+        pass  # Python runs the handler between two of these
+
+
+def test_a_stop_waits_for_the_end_of_an_unbroken_block(stop: StopRequest) -> None:
+    """The block runs to its end, nested ones included; then the stop is raised, once."""
+    steps = []
+    with pytest.raises(CancelledError), unbroken:  # noqa: PT012 -- the block is the test
+        with unbroken:
+            hit()
+            steps.append("inner")
+        steps.append("outer")
+    assert steps == ["inner", "outer"]
+    with unbroken:
+        pass
+
+
+def test_an_unbroken_block_that_fails_still_stops(stop: StopRequest) -> None:
+    """The stop comes out of a block that ended with an error, too, and the error is its context."""
+    with pytest.raises(CancelledError) as caught, unbroken:  # noqa: PT012 -- the block is the test
+        hit()
+        raise ValueError("inner")
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_other_threads_hold_nothing_back(stop: StopRequest) -> None:
+    """A thread in such a block does not delay a stop of the main one."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with unbroken:
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait(10)
+    with pytest.raises(CancelledError):
+        hit()
+    leave.set()
+    thread.join()
+
+
+def test_after_the_commit_a_stop_comes_too_late(stop: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before it, it raises; from then on it only says so."""
+    stop.commit()
+    hit()
+    assert stop.signum is None
+    assert "too late to stop" in capfd.readouterr().err
+
+
+def test_a_commit_after_a_lost_stop_raises(stop: StopRequest) -> None:
+    """An exception that somebody swallowed is raised at the last moment that is left."""
+    with pytest.raises(CancelledError):
+        hit()
+    with pytest.raises(CancelledError):
+        stop.commit()
+
+
+def test_a_child_whose_owner_was_torn_away_is_ended(stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop in the middle of a spawn: nobody holds the child, yet it is known, and the exit ends it."""
+    spawned = []
+    processes.launcher()
+    real = subprocess.Popen
+
+    def spawn(*args: object, **options: object) -> subprocess.Popen[bytes]:
+        child = real(*args, **options)
+        spawned.append(child)
+        hit()
+        return child
+
+    monkeypatch.setattr(processes.subprocess, "Popen", spawn)
+    with pytest.raises(CancelledError):
+        ChildProcess(["sleep", "60"])
+    (child,) = spawned
+    assert child.poll() is None
+    processes._end_leftovers()
+    assert child.returncode == -signal.SIGTERM
+    assert not processes._living
+
+
+def test_a_staged_file_whose_owner_was_torn_away_is_removed(
+    stop: StopRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stop right after the file was made, and one right before it is removed: it is removed both times."""
+    monkeypatch.setenv("DATAGUARDIAN_STAGING_DIR", str(tmp_path))
+    real = os.open
+
+    def open_and_stop(*args: object, **options: object) -> int:
+        descriptor = real(*args, **options)
+        hit()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_stop)
+    with pytest.raises(CancelledError), staged_file():
+        pytest.fail("the stop was lost")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("DATAGUARDIAN_STAGING_DIR", str(tmp_path))
+    stop.signum = None
+    real_close = os.close
+
+    def close_and_stop(descriptor: int) -> None:
+        monkeypatch.setattr(os, "close", real_close)
+        real_close(descriptor)
+        hit()
+
+    with pytest.raises(CancelledError), staged_file():
+        monkeypatch.setattr(os, "close", close_and_stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_takes_too_long_is_ended() -> None:
+    """A short-lived program that hangs, silent or talking, and one that leaves its output to a grandchild."""
+    for script, expected in (
+        ("sleep 60", -signal.SIGTERM),
+        ("trap '' TERM PIPE; while :; do echo x; done", -signal.SIGKILL),
+        ("exec >&-; sleep 60", -signal.SIGTERM),
+    ):
+        began = time.monotonic()
+        code, _, _ = run_child(["sh", "-c", script], timeout_seconds=0.3)
+        assert code == expected
+        assert time.monotonic() - began < 15
+    code, output, _ = run_child(["sh", "-c", "sleep 60 & echo done"], timeout_seconds=0.5)
+    assert (code, output) == (0, b"done\n")
+
+
+def test_no_descriptor_is_closed_under_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit never closes a pipe from another thread: its number could belong to somebody else by then."""
+    closers = set()
+    real = ChildProcess._close_pipes
+
+    def note(self: ChildProcess) -> None:
+        closers.add(threading.current_thread())
+        real(self)
+
+    monkeypatch.setattr(ChildProcess, "_close_pipes", note)
+    run_child(["sleep", "60"], timeout_seconds=0.1)
+    assert closers == {threading.current_thread()}
+
+
+LOADING = """
+import os, signal, sys
+class Hit:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Hit())
+sys.argv = ["dataguardian", "list", "file:///nowhere", *{options}]
+from dataguardian.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "dataguardian.bootstrap", "dataguardian.core.catalog"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stop_while_the_program_is_loaded(module: str, name: str, code: int) -> None:
+    """Ctrl-C in the first tenths of a second: the right exit code and a message, never a stack trace."""
+    options = ["--json"] if name == "SIGTERM" else []
+    script = LOADING.format(module=module, signal=name, options=options)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"stopped by {name}" in (done.stdout if options else done.stderr)
+
+
+def test_children_die_with_a_killed_program(tmp_path: Path) -> None:
+    """kill -9 of the owner of a child: the child gets its TERM from the kernel."""
+    script = (
+        "from dataguardian.engines.processes import ChildProcess\nimport time\n"
+        "child = ChildProcess(['sleep', '61'])\nprint(child.pid, flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        wait_for(lambda: b"sleep\x0061" in Path(f"/proc/{pid}/cmdline").read_bytes(), "the child to run")
+        owner.kill()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), "its end")
