@@ -26,7 +26,7 @@ from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
 from dataguardian.engines.base import DumpOptions, DumpStream, Engine
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
-from dataguardian.streams.sealing import SealedPart, seal
+from dataguardian.streams.sealing import InOrderHash, SealedPart, seal
 from dataguardian.streams.split import BufferPool, fill, plan_lanes
 
 DEFAULT_PART_SIZE_BYTES = 16 * MIB
@@ -123,6 +123,17 @@ def run_backup(
     return BackupResult(directory, manifest, conveyor.parts)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Raw bytes on their way: the first `size_bytes` of `buffer`, at `offset` of their stream; `number` is from 0."""
+
+    stream: str
+    number: int
+    offset: int
+    buffer: mmap
+    size_bytes: int
+
+
 @dataclass
 class _Conveyor:
     """Carries streams into the storage, part by part, several at once, and keeps the records in order.
@@ -154,14 +165,13 @@ class _Conveyor:
     def carry(self, number: int, stream: DumpStream) -> None:
         """Reads one stream to its end, has the engine confirm it, and records it."""
         directory = artifact.stream_directory(number, stream.name, stream.kind)
-        raw_hash, stored_hash = hashlib.sha256(), hashlib.sha256()
-        waiting: deque[Future[tuple[PartRecord, SealedPart]]] = deque()
+        raw_hash, stored_hash = hashlib.sha256(), InOrderHash()
+        waiting: deque[Future[PartRecord]] = deque()
         first, offset, ended = len(self.parts), 0, False
 
         def settle(until: int) -> None:
             while len(waiting) > until:
-                part, sealed = waiting.popleft().result()
-                stored_hash.update(sealed.data)
+                part = waiting.popleft().result()
                 self.parts.append(part)
                 self._stored_bytes += part.stored_size_bytes
                 self._tell(stream)
@@ -179,8 +189,8 @@ class _Conveyor:
             if size_bytes == 0 and offset > 0:  # the stream ended with the part before; an empty one has one empty part
                 self._pool.release(buffer)
                 break
-            path = self._next_path(directory, len(self.parts) - first + len(waiting) + 1)
-            waiting.append(self._threads.submit(self._store, path, directory, offset, buffer, size_bytes))
+            piece = _Piece(directory, len(self.parts) - first + len(waiting), offset, buffer, size_bytes)
+            waiting.append(self._threads.submit(self._store, self._path(piece), piece, stored_hash))
             offset += size_bytes
         stream.finish()
         settle(0)
@@ -200,26 +210,28 @@ class _Conveyor:
             )
         )
 
-    def _store(
-        self, path: str, stream: str, offset: int, buffer: mmap, size_bytes: int
-    ) -> tuple[PartRecord, SealedPart]:
+    def _store(self, path: str, piece: _Piece, stored_hash: InOrderHash) -> PartRecord:
         """Runs in a thread: seals one part, frees its buffer, puts it, and looks at what arrived."""
         try:
-            with memoryview(buffer)[:size_bytes] as raw:
+            with memoryview(piece.buffer)[: piece.size_bytes] as raw:
                 sealed = seal(raw, self.codec)
+        except BaseException:
+            stored_hash.give_up()
+            raise
         finally:
-            self._pool.release(buffer)
+            self._pool.release(piece.buffer)
+        stored_hash.update(piece.number, sealed.data)
         self.storage.put(f"{self.directory}/{path}", sealed.data)
         self._check_stored(f"{self.directory}/{path}", sealed)
         return PartRecord(
             path=path,
-            stream=stream,
-            offset=offset,
-            size_bytes=size_bytes,
+            stream=piece.stream,
+            offset=piece.offset,
+            size_bytes=piece.size_bytes,
             stored_size_bytes=len(sealed.data),
             sha256=sealed.sha256,
             stored_sha256=sealed.stored_sha256,
-        ), sealed
+        )
 
     def _check_stored(self, path: str, sealed: SealedPart) -> None:
         arrived = self.storage.stat(path)
@@ -230,13 +242,13 @@ class _Conveyor:
                 path=path,
             )
 
-    def _next_path(self, directory: str, number: int) -> str:
-        if number > artifact.MAX_PARTS:
+    def _path(self, piece: _Piece) -> str:
+        if piece.number >= artifact.MAX_PARTS:
             raise UsageError(
-                f"the stream {directory} needs more than {artifact.MAX_PARTS} parts",
+                f"the stream {piece.stream} needs more than {artifact.MAX_PARTS} parts",
                 hint=f"give a --part-size above {format_size(self.plan.part_size_bytes)}",
             )
-        return artifact.part_path(directory, number, self.codec.suffix)
+        return artifact.part_path(piece.stream, piece.number + 1, self.codec.suffix)
 
     def _tell(self, stream: DumpStream) -> None:
         self.report(

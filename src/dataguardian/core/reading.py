@@ -12,7 +12,7 @@ from dataguardian.domain.errors import DamagedPartError, ObjectMissingError
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec
 from dataguardian.streams.sealing import check_stored, unseal
-from dataguardian.streams.split import plan_lanes
+from dataguardian.streams.split import give_back_big_blocks, plan_lanes
 
 T = TypeVar("T")
 
@@ -24,10 +24,11 @@ class PartReader:
         self._storage = storage
         self._directory = directory
         self._codec = codec
-        self._lanes = plan_lanes(part_size_bytes)
+        self._ahead = plan_lanes(part_size_bytes).workers + 1
 
     def __enter__(self) -> Self:
-        self._threads = ThreadPoolExecutor(self._lanes.in_flight, thread_name_prefix="fetch")
+        give_back_big_blocks()
+        self._threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="fetch")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -50,7 +51,7 @@ class PartReader:
         waiting: deque[tuple[PartRecord, Future[T]]] = deque()
         try:
             for part in parts:
-                if len(waiting) >= self._lanes.in_flight:
+                if len(waiting) >= self._ahead:
                     ready, future = waiting.popleft()
                     yield ready, future.result
                 waiting.append((part, self._threads.submit(work, part)))

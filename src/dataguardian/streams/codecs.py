@@ -19,6 +19,8 @@ from dataguardian.domain.errors import DamagedPartError, UsageError
 Data = bytes | bytearray | memoryview
 
 ISAL_MAX_LEVEL = 3
+FITTED_LEVEL = 3
+FITTED_SOURCE_BYTES = 16 * 1024 * 1024
 
 
 class Codec(ABC):
@@ -74,7 +76,7 @@ class Zstd(Codec):
 
     def compress(self, data: Data) -> bytes:
         if not hasattr(self._local, "compressor"):
-            self._local.compressor = zstandard.ZstdCompressor(level=self.level or 3, write_checksum=True)
+            self._local.compressor = zstandard.ZstdCompressor(compression_params=_parameters(self.level or 3))
         frame: bytes = self._local.compressor.compress(data)
         return frame
 
@@ -83,6 +85,16 @@ class Zstd(Codec):
         if zstandard.frame_content_size(data) != limit_bytes:
             raise DamagedPartError("a zstd part announces another size than was recorded")
         return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+
+
+def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
+    """The library's own parameters of a level. At 3 the window and the tables are cut to what a core's cache holds:
+    a quarter faster; database dumps even shrink by 0 to 3 %, file trees grow by 2 to 4 % (docs/architecture.md).
+    """
+    fitted = {"window_log": 20, "chain_log": 15} if level == FITTED_LEVEL else {}
+    return zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=FITTED_SOURCE_BYTES, write_checksum=1, write_content_size=1, **fitted
+    )
 
 
 class Gzip(Codec):
