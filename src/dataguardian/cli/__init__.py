@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""Python's 700 makes the collector walk every imported module many times: a third of the start-up."""
 
 
 def main() -> None:
     """Runs the program on the process's arguments and ends the process."""
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 20)
     from dataguardian.cli.signals import STOP
     from dataguardian.domain.errors import CancelledError
 
