@@ -29,6 +29,7 @@ T = TypeVar("T")
 POINTS = Path(__file__).parent / "points"
 MARK = "DATAGUARDIAN_TEST_RUN"
 START_SECONDS = 90.0
+LOOK_SECONDS = 0.1
 SETTLE_SECONDS = 120.0
 """What the project promises: nothing is stuck any more so long after a restart."""
 ACTIVE = {"queued", "running"}
@@ -110,6 +111,7 @@ class Service:
     starts: int = 0
     process: subprocess.Popen[str] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
+    http: httpx.Client | None = None
 
     @property
     def home(self) -> Path:
@@ -201,19 +203,20 @@ class Service:
     def wait(self, seconds: float = 90) -> int:
         assert self.process is not None
         code = self.process.wait(seconds)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._let_go()
         return code
 
     def processes(self, mark: str | None = None) -> Iterator[tuple[int, str]]:
         """Ids and command lines of all that this start of the service, or an earlier one, began and that lives."""
-        mark = mark or self.mark
+        given = f"{MARK}={mark or self.mark}".encode()
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
-                if marked and "\nState:\tZ" not in (folder / "status").read_text():
+                ours = given in (folder / "environ").read_bytes().split(b"\0")
+                # Valkey writes its title where its environment was.
+                ours = ours or (mark is None and (folder / "cwd").readlink() == self.home / "queue")
+                if ours and "\nState:\tZ" not in (folder / "status").read_text():
                     command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     yield int(folder.name), command
 
@@ -229,26 +232,31 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
         if self.process is not None and self.process.returncode is None:
             self.process.wait(30)
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
+        if self.http is not None:
+            self.http.close()
+            self.http = None
 
     # What the API says
 
-    @property
-    def http(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Returns the answer, whatever it is."""
+        if self.http is None:
+            self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        return self.http.request(method, path, **options)
 
     def get(self, path: str, **query: Any) -> Any:
-        with self.http as client:
-            return _said(client.get(path, params=query))
+        return _said(self.call("GET", path, params=query))
 
     def post(self, path: str, body: Any = None) -> Any:
-        with self.http as client:
-            return _said(client.post(path, json=body))
+        return _said(self.call("POST", path, json=body))
 
     def put(self, path: str, body: Any) -> Any:
-        with self.http as client:
-            return _said(client.put(path, json=body))
+        return _said(self.call("PUT", path, json=body))
 
     def executions(self, **query: Any) -> list[dict[str, Any]]:
         return list(self.get("/api/executions", limit=100, **query)["data"])
@@ -330,7 +338,7 @@ def wait_for(look: Callable[[], T | None], what: str | Callable[[], str], second
         if found := look():
             return found
         assert time.monotonic() < end, f"not within {seconds:g} s: {what if isinstance(what, str) else what()}"
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
 
 
 def wait_until(look: Callable[[], bool], what: str | Callable[[], str], seconds: float = 60) -> None:
