@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dataguardian.db.models import ExecutionLog, NotificationDelivery, NotificationRow, SystemSetting
+from dataguardian.db.models import ExecutionLog, NotificationRow, SystemSetting
 from dataguardian.db.repositories.base import Repository
 from dataguardian.domain.ids import new_id
 
@@ -23,21 +23,6 @@ class NotificationRepository(Repository[NotificationRow]):
         """Marks every unread notification as read; returns how many there were."""
         statement = update(NotificationRow).where(NotificationRow.read_at.is_(None)).values(read_at=now, updated_at=now)
         return await self.changed(statement)
-
-
-class DeliveryRepository(Repository[NotificationDelivery]):
-    model = NotificationDelivery
-    noun = "delivery"
-
-    async def owed(self, before: datetime, limit: int) -> Sequence[NotificationDelivery]:
-        """Returns deliveries that are pending since before `before`: what a crash may have kept from the queue."""
-        statement = (
-            select(NotificationDelivery)
-            .where(NotificationDelivery.status == "pending", NotificationDelivery.updated_at <= before)
-            .order_by(NotificationDelivery.created_at)
-            .limit(limit)
-        )
-        return (await self.session.execute(statement)).scalars().all()
 
 
 class SettingRepository(Repository[SystemSetting]):
