@@ -139,7 +139,9 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
         return bool(await self.changed(statement))
 
     async def abandon(self, row: BackupExecution, reason: str, now: datetime) -> None:
-        """Records the directory of an attempt that ended badly, so that cleanup may remove it, and only it."""
+        """Records, by the end of the transaction, the directory of an attempt that ended badly, so that cleanup may
+        remove it, and only it.
+        """
         if row.attempt_path is None:
             return
         self.session.add(
@@ -153,7 +155,6 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
                 reason=reason,
             )
         )
-        await self.session.flush()
 
     async def directories_of(self, execution_id: uuid.UUID) -> Sequence[str]:
         """Returns the directories that earlier attempts of an execution may have left, newest first."""

@@ -58,14 +58,16 @@ class WorkRepository(Repository[W]):
         return await self._set(row_id, attempt, self.words.QUEUED, {"updated_at": now, **values})
 
     async def requeue(self, row: W, now: datetime, *, bump: bool = False, **values: Any) -> None:  # noqa: ANN401 -- columns
-        """Puts a row that was locked in this transaction back into the queue; `bump` makes old queue jobs stale."""
+        """Puts a row that was locked in this transaction back into the queue; `bump` makes old queue jobs stale.
+
+        Written by the end of the transaction, many rows at once.
+        """
         for name, value in {**self.fresh, **values}.items():
             setattr(row, name, value)
         row.status = self.words.QUEUED
         row.lease_until = row.worker = None
         row.enqueue_number += int(bump)
         row.updated_at = now
-        await self.session.flush()
 
     async def bump(self, row: W, now: datetime) -> bool:
         """Gives a queued row that nobody touched since it was read a new queue job; False when somebody did."""
