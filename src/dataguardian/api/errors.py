@@ -18,6 +18,7 @@ from dataguardian.domain.errors import (
     CatalogUnavailableError,
     ConflictError,
     DataGuardianError,
+    DiskFullError,
     EngineError,
     NotFoundError,
     NotifierError,
@@ -37,6 +38,7 @@ _STATUS: Mapping[type[DataGuardianError], int] = {
     UsageError: 422,
     CatalogUnavailableError: 503,
     QueueUnavailableError: 503,
+    DiskFullError: 503,
     # Something that we depend on did not do what it was asked; the caller did nothing wrong.
     AccessError: 503,
     StorageError: 503,
@@ -146,7 +148,7 @@ async def _not_valid(_: Request, error: Exception) -> JSONResponse:
     return error_answer(422, "validation", f"the request is not valid: {text}", {"errors": found})
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     """What the framework itself refuses."""
     error = cast("HTTPException", error)
     if error.status_code == 400:  # noqa: PLR2004 -- what the framework says of a body that it cannot read
@@ -154,4 +156,12 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     code, message, hint = _HTTP_WORDS.get(error.status_code, ("http", str(error.detail), ""))
     answer = error_answer(error.status_code, code, message, {"hint": hint} if hint else None)
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # noqa: PLR2004 -- the status itself
+        answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Returns every method that an address takes: the framework names those of one route only."""
+    routes = [route for route in request.app.state.routes if route.path_regex.match(request.scope["path"])]
+    return {method for route in routes for method in route.methods}
