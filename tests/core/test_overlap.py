@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,9 @@ def storage_at(path: Path) -> LocalStorage:
     return LocalStorage(LocalConfig(path=str(path)))
 
 
-def back_up(source: Path, storage: Path, **patterns: tuple[str, ...]) -> str:
+def back_up(source: Path, storage: Path, **more: Any) -> str:
     engine = FilesEngine(FilesConfig(source_path=str(source)))
-    return run_backup(plan("all", engine="files", **patterns), engine, wrap(storage_at(storage))).directory
+    return run_backup(plan("all", engine="files", **more), engine, wrap(storage_at(storage))).directory
 
 
 def test_a_source_that_contains_its_storage(home: Path) -> None:
@@ -104,7 +105,8 @@ def test_neighbours_do_not_overlap(home: Path) -> None:
     (home.parent / "home2").mkdir()
     back_up(home, home.parent / "home2")
     (home.parent / "home2" / "data").mkdir()
-    back_up(home.parent / "home2" / "data", home.parent / "home2")
+    (home.parent / "home2" / "data" / "file").write_text("x")
+    back_up(home.parent / "home2" / "data", home.parent / "home2", execution_id="0002")
 
 
 @pytest.mark.parametrize("where", ["holds it", "is it", "above", "job", "run", "inside a run"])

@@ -353,5 +353,10 @@ def _how_to_restore(streams: list[StreamRecord], codec: Codec) -> list[str]:
         names = f"{stream.directory}/[0-9]*{codec.suffix}"
         parts = f"cat {names}" if stream.parts <= MAX_GLOBBED_PARTS else f"printf '%s\\0' {names} | xargs -0 cat"
         expand = [] if codec.command == "cat" else [codec.command]
-        lines += [" | ".join([parts, *expand, command]) for command in stream.restore_by_hand[:1]]
+        lines += [" | ".join([parts, *expand, _grouped(command)]) for command in stream.restore_by_hand[:1]]
     return lines
+
+
+def _grouped(command: str) -> str:
+    """Returns the command as one that all of a pipe goes to: `a | b && c` would give `c` nothing."""
+    return f"{{ {command}; }}" if set(command) & set("&;|") else command

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
 from dataguardian.engines.files.inspect import END_OF_ARCHIVE
-from dataguardian.engines.files.tar import Tar
+from dataguardian.engines.files.tar import BLOCKING_FACTOR, Tar
 from dataguardian.engines.files.walk import VANISHED, Selection, Walk
 from dataguardian.engines.processes import ChildProcess
 
@@ -34,8 +34,10 @@ _HARMLESS = (
 _EPILOGUE = "Exiting with failure status due to previous errors"
 
 _EXTRACT = (
-    "tar --extract --preserve-permissions --numeric-owner --xattrs --xattrs-include='*' --delay-directory-restore"
+    f"tar --extract --blocking-factor={BLOCKING_FACTOR} --read-full-records --preserve-permissions --numeric-owner"
+    " --xattrs --xattrs-include='*' --delay-directory-restore"
 )
+"""With its own smaller records tar would leave the padding at the end unread, and the pipe before it would break."""
 BY_HAND = [f"mkdir target && {_EXTRACT} --directory=target"]
 
 

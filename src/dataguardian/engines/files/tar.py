@@ -16,6 +16,7 @@ from dataguardian.engines.processes import run_child
 
 _NAMES = ("tar", "gtar", "gnutar")
 _OLDEST = (1, 29)
+BLOCKING_FACTOR = 256
 _VERSION = re.compile(r"\(GNU tar\) (\d+)\.(\d+)\S*")
 _INSTALL = {
     "apt-get": "apt-get install tar",
@@ -52,7 +53,7 @@ class Tar:
         128 KiB save a quarter over tar's own 10 KiB; bigger ones save nothing more and pad small archives.
         """
         argv: list[str | bytes] = [
-            *(self.path, "--create", "--file=-", "--format=posix", "--blocking-factor=256"),
+            *(self.path, "--create", "--file=-", "--format=posix", f"--blocking-factor={BLOCKING_FACTOR}"),
             "--pax-option=delete=atime,delete=ctime,exthdr.name=%d/PaxHeaders/%f",
             *self._common(attributes="*"),
             *(("--sparse",) if counts_blocks_honestly(source) else ()),

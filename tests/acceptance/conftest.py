@@ -1,0 +1,37 @@
+"""Whole-program stories: the installed command, real servers, stock tools."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program
+from tests.conftest import missing
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts file systems in memory of a given size; whatever is still mounted at the end is unmounted."""
+    with ExitStack() as stack:
+
+        def mount(name: str, size: str, *options: str) -> Path:
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            flags = ",".join([f"size={size}", "mode=0755", *options])
+            command = ["mount", "-t", "tmpfs", "-o", flags, "tmpfs", str(folder)]
+            if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+                missing("the right to mount a tmpfs")
+            stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], capture_output=True, check=False)
+            return folder
+
+        yield mount
