@@ -69,7 +69,13 @@ def test_the_list_is_narrowed_by_every_filter(tmp_path: Path) -> None:
             assert body["pagination"]["total"] == 1
         both = (await desk.get("/api/executions")).json()["data"]
         assert [row["id"] for row in both] == [new, old]
-        wrong = [{"status": "happy"}, {"job_id": "x"}, {"from": "2026-03-01T12:00:00"}, {"to": "yesterday"}]
+        wrong = [
+            {"status": "happy"},
+            {"job_id": "x"},
+            {"from": "2026-03-01T12:00:00"},
+            {"to": "yesterday"},
+            {"to": "0.5"},
+        ]
         wrong += [{"from": "0001-01-01T00:00:00+14:00"}, {"to": "9999-12-31T23:59:59-14:00"}]
         for query in wrong:
             is_error(await desk.get("/api/executions", **query), 422, "validation")

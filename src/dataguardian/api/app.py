@@ -61,6 +61,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
     app.add_middleware(Gate)
     return app
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
 from dataguardian.core.history import Filters
 from dataguardian.core.services import Services
 from dataguardian.db.repositories.base import MAX_LIMIT
 
 LAST_PAGE = 10**9
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
+
+
+def _written_out(text: object) -> object:
+    """Refuses what pydantic would take for seconds since 1970."""
+    if isinstance(text, str) and not _DATE.match(text):
+        raise ValueError("must be a time such as 2026-11-23T04:00:00Z")
+    return text
 
 
 def _within_centuries(moment: datetime) -> datetime:
@@ -25,7 +35,7 @@ def _within_centuries(moment: datetime) -> datetime:
 
 
 Id = Annotated[uuid.UUID, Path(description="Its id")]
-Moment = Annotated[AwareDatetime, AfterValidator(_within_centuries)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_within_centuries)]
 From = Annotated[Moment | None, Query(alias="from", description="Not before this time (RFC 3339, with an offset)")]
 To = Annotated[Moment | None, Query(alias="to", description="Before this time (RFC 3339, with an offset)")]
 OfDatasource = Annotated[uuid.UUID | None, Query(description="Only those of this datasource")]

@@ -24,10 +24,18 @@ MOST_SECONDS = 3600.0
 """No stream lasts longer; browsers come back by themselves."""
 ACTIVE = frozenset({"queued", "running"})
 
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["state", "progress", "end"]},
+        "data": {"type": "string", "description": "JSON: the row, its progress, or nothing"},
+    },
+    "required": ["event", "data"],
+}
 EVENTS_DOCUMENT: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`event: state`, `event: progress` and at last `event: end`, each with JSON as `data:`",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Events: `state` with the row, `progress` while it runs, and at last `end`",
+        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
     }
 }
 

@@ -77,6 +77,8 @@ Name = Annotated[
     AfterValidator(_visible),
 ]
 Moment = Annotated[datetime, PlainSerializer(to_iso, return_type=str, when_used="json")]
+Flag = Annotated[bool, Field(strict=True)]
+"""`1`, `"yes"` and `"on"` are no answers to whether something may be dropped."""
 JsonObject = dict[str, JsonValue]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, cast
 
 from pydantic import Field, StringConstraints, create_model
 
-from dataguardian.api.schemas.common import Input, JsonObject, Moment, Name, Output, example, shown, unsent
+from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
 from dataguardian.core.definitions import shown_config
 from dataguardian.core.secrets import MASK, revealed
 from dataguardian.db.models import Datasource
@@ -24,7 +24,7 @@ class DatasourceIn(Input):
     """What all types of datasource have in common."""
 
     name: Name
-    enabled: bool = True
+    enabled: Flag = True
     tags: Tags = Field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class DatasourceChange(Input):
     model_config = example({"name": "shop", "connection_config": {"host": "db2.example.org", "password": MASK}})
 
     name: Name = unsent()
-    enabled: bool = unsent()
+    enabled: Flag = unsent()
     tags: Tags = unsent()
     connection_config: JsonObject = unsent()
 

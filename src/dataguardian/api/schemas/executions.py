@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints
 
-from dataguardian.api.schemas.common import Input, JsonObject, Moment, Output, example, shown
+from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Output, example, shown
 from dataguardian.db.models import BackupExecution, ExecutionLog, Restore, Verification
 from dataguardian.domain.states import ExecutionStatus, Trigger, WorkStatus
 
@@ -78,7 +78,7 @@ class RestoreIn(Input):
     target_datasource_id: Annotated[
         uuid.UUID | None, Field(description="null: the datasource that the backup was taken of")
     ] = None
-    drop_existing: Annotated[bool, Field(description="Replace what the target holds, atomically, at the end")] = False
+    drop_existing: Annotated[Flag, Field(description="Replace what the target holds, atomically, at the end")] = False
     streams: tuple[StreamName, ...] = Field(default=(), max_length=1000, description="Which streams; empty means all")
 
 
@@ -87,7 +87,7 @@ class VerifyIn(Input):
 
     model_config = example({"deep": True})
 
-    deep: bool = False
+    deep: Flag = False
 
 
 class WorkOut(Output):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints
 
-from dataguardian.api.schemas.common import Input, JsonObject, Moment, Name, Output, example, shown, unsent
+from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
 from dataguardian.core.options import BackupOptions
 from dataguardian.core.sweep import RetentionPreview
 from dataguardian.db.models import BackupJob
@@ -43,7 +43,7 @@ class JobIn(Input):
     ] = None
     schedule_cron: Cron | None = None
     schedule_timezone: Annotated[Zone | None, Field(description="null: the time zone of this DataGuardian")] = None
-    enabled: bool = True
+    enabled: Flag = True
     retention_policy: RetentionPolicy = RetentionPolicy()
     backup_options: BackupOptions = BackupOptions()
 
@@ -66,7 +66,7 @@ class JobChange(Input):
     storage_location_id: uuid.UUID | None = unsent()
     schedule_cron: Cron | None = unsent()
     schedule_timezone: Zone = unsent()
-    enabled: bool = unsent()
+    enabled: Flag = unsent()
     retention_policy: JsonObject = unsent()
     backup_options: JsonObject = unsent()
 

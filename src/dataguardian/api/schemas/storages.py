@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import Field
 
-from dataguardian.api.schemas.common import Input, JsonObject, Moment, Name, Output, example, shown, unsent
+from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
 from dataguardian.api.schemas.datasources import body_union, plain_config
 from dataguardian.core.definitions import shown_config
 from dataguardian.core.secrets import MASK
@@ -20,7 +20,7 @@ class StorageIn(Input):
     """What all types of storage location have in common."""
 
     name: Name
-    is_default: bool = False
+    is_default: Flag = False
 
     def fields(self) -> dict[str, Any]:
         """Returns what core takes: secrets in clear, without the `type` that stands beside the configuration."""
@@ -33,7 +33,7 @@ class StorageChange(Input):
     model_config = example({"name": "disk", "is_default": True, "config": {"max_size_gb": 500}})
 
     name: Name = unsent()
-    is_default: bool = unsent()
+    is_default: Flag = unsent()
     config: JsonObject = unsent()
 
 

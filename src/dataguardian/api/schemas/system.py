@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from dataguardian.api.schemas.common import Input, JsonObject, Moment, Output, example, shown
+from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Output, example, shown
 from dataguardian.api.schemas.executions import ExecutionOut
 from dataguardian.core.overview import StorageNumbers, Summary
 from dataguardian.core.queueboard import QueueNumbers, WatchedJob
@@ -152,7 +152,7 @@ class CleanupIn(Input):
     model_config = example({"force": False})
 
     job_id: Annotated[uuid.UUID | None, Field(description="null: everything")] = None
-    force: bool = False
+    force: Flag = False
 
 
 class CleanupStarted(Output):
