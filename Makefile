@@ -21,9 +21,8 @@ tour: .venv/.installed
 	@$(BIN)/python -m dataguardian.cli.tour $(DATAGUARDIAN_HOME)/tour
 
 # The suite brings its own homes and servers; nothing of this environment may leak into it.
-test: unexport DATAGUARDIAN_HOME
 test: lint tools
-	$(BIN)/pytest -n $(JOBS)
+	env -u DATAGUARDIAN_HOME $(BIN)/pytest -n $(JOBS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check
