@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -27,12 +26,9 @@ from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
 
-NICENESS = 10
 PROGRESS_SECONDS = 0.25
 FRESH_SECONDS = 20.0
 """An answer that took longer is asked for again: this process may have been frozen, and the lease may be over."""
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_BEST_EFFORT_LOWEST = 2 << 13 | 7
 
 
 class Link:
@@ -90,7 +86,6 @@ def main() -> int:
     link = Link(stop)
     try:
         task = link.receive_task()
-        _lower_priority()
         result = _carry_out(task, link)
     except DataGuardianError as error:
         _fail(link, error, error.as_json())
@@ -168,11 +163,3 @@ def _engine(task: Task) -> Engine:
 def _fail(link: Link, error: BaseException, described: dict[str, Any]) -> None:
     stack = "".join(traceback.format_exception(error))
     link.send("failure", described | {"transient": is_transient(error), "stack": stack})
-
-
-def _lower_priority() -> None:
-    """A backup must not slow down what it protects: less CPU and disk than everybody else; failing to is no error."""
-    os.nice(NICENESS)
-    number = _IOPRIO_SET.get(os.uname().machine)
-    if number is not None:
-        ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, _BEST_EFFORT_LOWEST)
