@@ -20,12 +20,11 @@ def program(tmp_path: Path) -> Program:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts file systems in memory of a given size; whatever is still mounted at the end is unmounted."""
+def small_disk() -> Iterator[Callable[..., Path]]:
+    """Mounts a file system of a given size, in memory, on a folder; unmounts it at the end."""
     with ExitStack() as stack:
 
-        def mount(name: str, size: str, *options: str) -> Path:
-            folder = tmp_path / name
+        def mount(folder: Path, size: str, *options: str) -> Path:
             folder.mkdir(exist_ok=True)
             flags = ",".join([f"size={size}", "mode=0755", *options])
             command = ["mount", "-t", "tmpfs", "-o", flags, "tmpfs", str(folder)]
