@@ -25,3 +25,5 @@ def main() -> None:
 
         output.fail(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
+    finally:
+        STOP.retire()

@@ -60,6 +60,12 @@ class StopRequest:
         """Only what cannot be recalled, or the result, is left to do: a signal comes too late from now on."""
         self._done = True
 
+    def retire(self) -> None:
+        """Nothing but the interpreter's own end is left, which would let a signal kill a program that is done."""
+        for signum in HANDLED:
+            if signal.getsignal(signum) == self._handle:
+                signal.signal(signum, signal.SIG_IGN)
+
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self._done or self.signum is not None:
             text = b"too late to stop, finishing...\n" if self._done else b"cleaning up, please wait...\n"
