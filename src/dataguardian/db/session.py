@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from dataguardian.db import trips
 from dataguardian.db.address import bad_url, postgres_url, sqlite_path
 from dataguardian.db.errors import translated, unavailable
 from dataguardian.db.recent import Recent
@@ -192,8 +193,9 @@ def _parsed(url: str) -> URL:
 def _sqlite_engines(path: str) -> tuple[AsyncEngine, AsyncEngine]:
     """Returns the engine that writes, of one connection, and the one that reads."""
     address = URL.create("sqlite+aiosqlite", database=path)
-    writer = create_async_engine(address, pool_size=1, max_overflow=1, pool_timeout=TURN_SECONDS)
-    reader = create_async_engine(address, pool_size=CONNECTIONS, max_overflow=CONNECTIONS, pool_timeout=TURN_SECONDS)
+    given: dict[str, Any] = {"pool_timeout": TURN_SECONDS, "connect_args": {"async_creator_fn": trips.connect}}
+    writer = create_async_engine(address, pool_size=1, max_overflow=1, **given)
+    reader = create_async_engine(address, pool_size=CONNECTIONS, max_overflow=CONNECTIONS, **given)
     for engine, statement in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _beginner(statement))
