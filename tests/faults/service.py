@@ -346,12 +346,12 @@ def wait_until(look: Callable[[], bool], what: str | Callable[[], str], seconds:
 
 
 def stored(disk: Path) -> dict[str, set[str]]:
-    """Every directory of backups in a storage, with the names of what it holds."""
+    """Every directory of backups in a storage, with the names of what it holds; without what health checks put."""
     found: dict[str, set[str]] = {}
     for path in disk.rglob("*"):
-        if path.is_file():
-            job, run, *rest = path.relative_to(disk).parts
-            found.setdefault(f"{job}/{run}", set()).add("/".join(rest))
+        job, run, *rest = (*path.relative_to(disk).parts, "", "")
+        if run and path.is_file():
+            found.setdefault(f"{job}/{run}", set()).add("/".join(rest).rstrip("/"))
     return found
 
 

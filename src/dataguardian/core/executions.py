@@ -6,6 +6,7 @@ execution stops and writes nothing more: somebody else has taken over.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dataguardian.core.backup import attempt_directory
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
+from dataguardian.core.home import note_backup
 from dataguardian.db.models import BackupExecution, BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
@@ -196,6 +198,8 @@ class Executions:
             if result["adopted"]:
                 await executions.abandon(row, "adopted an earlier attempt", now)
             pending = await self._tell_success(session, claim, manifest)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(note_backup, self._context.settings.home, claim.execution_id)
         await self._events.dispatch(pending)
         return True
 

@@ -10,6 +10,8 @@ from typing import IO, Self
 
 from dataguardian.domain.errors import ConflictError, NotAllowedError
 
+NOTE = "newest-backup"
+
 
 class Home:
     """A home that is held. One process at a time: its lock proves that rows of other boots belong to the dead.
@@ -65,3 +67,22 @@ class Home:
 
     def _holder(self) -> str:
         return (self.path / "lock").read_text().strip() or "unknown"
+
+
+def note_backup(home: Path, execution_id: uuid.UUID) -> None:
+    """Remembers, outside the catalogue, the newest backup that was recorded: a catalogue without it is an older one."""
+    path = home / NOTE
+    partial = path.with_suffix(".new")
+    partial.write_text(str(execution_id))
+    partial.replace(path)
+
+
+def noted_backup(home: Path) -> uuid.UUID | None:
+    try:
+        return uuid.UUID((home / NOTE).read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+def forget_note(home: Path) -> None:
+    (home / NOTE).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dataguardian.core.catalog import Backup, Listing, list_backups, load_backup
 from dataguardian.core.context import Context
 from dataguardian.core.executions import TRIES, details_of
+from dataguardian.core.home import forget_note, noted_backup
 from dataguardian.db.models import BackupExecution, StorageLocation
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
@@ -30,6 +31,7 @@ from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
 
 SETTING = "catalogue"
+_RECORDED = (ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL, ExecutionStatus.DELETING)
 _ENDED_WITHOUT_BACKUP = (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)
 
 log = structlog.get_logger(__name__)
@@ -50,12 +52,15 @@ class Importer:
     async def after_restore(self) -> Imported | None:
         """Imports when this catalogue was restored or moved since the last start; None when it was not.
 
-        When a storage cannot be read the import is tried again at the next start.
+        It is another file or database then, or it does not know the newest backup that this home recorded: somebody
+        put an older content into the same file. When a storage cannot be read the import is tried again at the next
+        start.
         """
         async with self._context.db.read() as session:
             found = await fingerprint(session, self._context.home_id)
             known = await SettingRepository(session).value(SETTING)
-        if known == {"fingerprint": found}:
+        behind = await self._is_behind()
+        if known == {"fingerprint": found} and not behind:
             return None
         imported = await self.run() if known is not None else None
         if imported is None or not imported.unreadable:
@@ -63,7 +68,16 @@ class Importer:
                 now = self._context.clock.now()
                 text = "Tells whether this catalogue was restored or moved since the last start"
                 await SettingRepository(session).put(SETTING, {"fingerprint": found}, text, now)
+            await asyncio.to_thread(forget_note, self._context.settings.home)
         return imported
+
+    async def _is_behind(self) -> bool:
+        noted = await asyncio.to_thread(noted_backup, self._context.settings.home)
+        if noted is None:
+            return False
+        async with self._context.db.read() as session:
+            row = await ExecutionRepository(session).find(noted)
+        return row is None or row.status not in _RECORDED
 
     async def run(self) -> Imported:
         """Reads every storage location and records what the catalogue does not know."""

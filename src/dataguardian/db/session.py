@@ -121,11 +121,15 @@ class Database:
 
 
 async def fingerprint(session: AsyncSession, home_id: str) -> str:
-    """Returns what changes when a catalogue is restored or moved: home and inode of the file, or the database's oid."""
+    """Returns what changes when a catalogue is restored or moved: home and inode of the file, or the database's oid
+    and its server's own number. (On a fresh server the first database always has the same oid.)
+    """
     if session.get_bind().dialect.name == "sqlite":
         path = (await session.execute(text("PRAGMA database_list"))).all()[0][2]
         return f"{home_id}/{Path(path).stat().st_ino}"  # noqa: ASYNC240 -- one look at a local file, at the start
-    return str((await session.execute(text("SELECT oid FROM pg_database WHERE datname = current_database()"))).scalar())
+    statement = "SELECT system_identifier, oid FROM pg_control_system(), pg_database WHERE datname = current_database()"
+    server, oid = (await session.execute(text(statement))).one()
+    return f"{server}/{oid}"
 
 
 async def server_time(session: AsyncSession, clock: Clock) -> datetime:
