@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,12 @@ from typing import Any
 
 MARK = "DATAGUARDIAN_TEST_RUN"
 """Set to a value of its own in each run's environment, so that the children of just that run can be found."""
+
+
+def _as_from_a_terminal() -> None:
+    """Whoever runs the tests may ignore signals (nohup does), and children inherit that."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Program:
             env={**os.environ, **given},
             text=True,
             errors="surrogateescape",
+            preexec_fn=_as_from_a_terminal,  # noqa: PLW1509 -- it takes no lock
             **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
         )
         return process, mark
