@@ -80,7 +80,7 @@ async def run_task(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        process_group=0,
+        start_new_session=True,  # where Linux shares processors out by session, it has a share of its own
         limit=MAX_LINE_BYTES,
     )
     try:
