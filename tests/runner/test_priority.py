@@ -20,7 +20,7 @@ print(os.nice(0), os.getsid(0) == os.getpid(), group.read_text().split()[-1] if 
 
 def test_process_and_session_step_back() -> None:
     """Linux may share processors out by session first: then only a session of its own, stepped back, leaves room."""
-    done = subprocess.run([sys.executable, "-c", LOWERED], start_new_session=True, capture_output=True, text=True)
-    assert done.stdout.strip() == f"{NICENESS},True,{NICENESS if Path('/proc/self/autogroup').exists() else ''}", (
-        done.stderr
-    )
+    argv = [sys.executable, "-c", LOWERED]
+    done = subprocess.run(argv, start_new_session=True, check=True, stdout=subprocess.PIPE, text=True)
+    autogroup = str(NICENESS) if Path("/proc/self/autogroup").exists() else ""
+    assert done.stdout.strip() == f"{NICENESS},True,{autogroup}"
