@@ -24,6 +24,9 @@ from dataguardian.queues.producer import Queues
 from dataguardian.workers.crew import Crew, scheduler_loops, worker_loops
 from dataguardian.workers.loops import Loop, run_loop
 
+IMPORT_SECONDS = 300.0
+"""How often storages that could not be read after the catalogue was restored are tried again."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -31,8 +34,8 @@ async def run(ground: Ground, announce: Announce) -> None:
     """Runs until a signal has come and everything has ended."""
     async with _context(ground) as context:
         services = assemble(context)
-        await _prepare(services, ground)
-        await _work(services, ground, announce)
+        loops = await _prepare(services, ground)
+        await _work(services, ground, announce, loops)
 
 
 @asynccontextmanager
@@ -51,17 +54,25 @@ async def _context(ground: Ground) -> AsyncIterator[Context]:
         yield Context(settings, SystemClock(), database, queues, live, ground.home.home_id, ground.home.boot_id)
 
 
-async def _prepare(services: Services, ground: Ground) -> None:
-    """What must be true before anything may be reconciled, cleaned up or started."""
-    imported = await Importer(services.context).after_restore()
-    if imported is not None:
-        log.warning("this catalogue was restored or moved", imported=imported.backups, unreadable=imported.unreadable)
+async def _prepare(services: Services, ground: Ground) -> list[Loop]:
+    """What must be true before anything may be reconciled, cleaned up or started; returns what must be gone on with."""
+    loops: list[Loop] = []
+    if ground.role.works:
+        importer = Importer(services.context)
+        imported = await importer.after_restore()
+        if imported is not None:
+            log.warning(
+                "the catalogue was restored or moved", imported=imported.backups, unreadable=imported.unreadable
+            )
+            if imported.unreadable:
+                loops = [Loop("import", IMPORT_SECONDS, importer.after_restore)]
     if ground.role is Role.ALL:
         guard = SelfGuard(services.context, services.datasources, services.storages, services.jobs, services.executions)
         await guard.register(ground.home)
+    return loops
 
 
-async def _work(services: Services, ground: Ground, announce: Announce) -> None:
+async def _work(services: Services, ground: Ground, announce: Announce, loops: list[Loop]) -> None:
     """Everything that runs by itself, until a signal comes; then no work is taken any more, and what runs may end."""
     role, drain_seconds = ground.role, ground.settings.drain_seconds
     crew = Crew(services)
@@ -69,7 +80,7 @@ async def _work(services: Services, ground: Ground, announce: Announce) -> None:
         if role.works:
             crew.start()
             stack.push_async_callback(_release, crew, ground.signals, drain_seconds)
-            await stack.enter_async_context(_looping(services, worker_loops(services)))
+            await stack.enter_async_context(_looping(services, [*worker_loops(services), *loops]))
         if role.schedules:
             await stack.enter_async_context(_looping(services, scheduler_loops(services)))
         if ground.listener is not None:

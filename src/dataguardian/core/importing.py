@@ -24,15 +24,14 @@ from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.db.session import fingerprint
-from dataguardian.domain.errors import DataGuardianError
-from dataguardian.domain.states import ACTIVE, ExecutionStatus, Trigger
+from dataguardian.domain.errors import DataGuardianError, IntegrityError, ObjectMissingError
+from dataguardian.domain.states import ExecutionStatus, Trigger
 from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
 
 SETTING = "catalogue"
 _RECORDED = (ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL, ExecutionStatus.DELETING)
-_ENDED_WITHOUT_BACKUP = (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)
 
 log = structlog.get_logger(__name__)
 
@@ -99,20 +98,23 @@ class Importer:
         for directory, manifest in listing.backups:
             async with self._context.db.read() as session:
                 row = await ExecutionRepository(session).find(_uuid(manifest.execution_id))
-            if row is None or row.status in (*ACTIVE, *_ENDED_WITHOUT_BACKUP):
+            if row is not None and row.status in _RECORDED:
+                continue
+            try:
                 count += await self._record(storage, directory, location)
+            except (IntegrityError, ObjectMissingError) as error:  # the others must not suffer from it
+                log.warning("a damaged backup was not imported", backup=directory, message=error.message)
         return count
 
     async def _record(self, storage: Storage, directory: str, location: StorageLocation) -> int:
         backup = await asyncio.to_thread(load_backup, storage, directory)
-        manifest, now = backup.manifest, self._context.clock.now()
+        now = self._context.clock.now()
         async with self._context.db.write() as session:
             executions = ExecutionRepository(session)
-            row = await executions.find_locked(_uuid(manifest.execution_id))
-            if row is None:
-                row = await self._new_row(session, backup, location, now)
-                if row is None:
-                    return 0
+            row = await self._found(session, backup) or await self._new_row(session, backup, location, now)
+            if row is None or row.status in _RECORDED:
+                return 0
+            row.storage_location_id = location.id
             _complete(row, backup, now)
             await session.flush()
             await executions.add_chunks(
@@ -121,14 +123,23 @@ class Importer:
             await executions.forget_directory(row.id, directory)
         return 1
 
+    async def _found(self, session: AsyncSession, backup: Backup) -> BackupExecution | None:
+        return await ExecutionRepository(session).find_locked(_uuid(backup.manifest.execution_id))
+
     async def _new_row(
         self, session: AsyncSession, backup: Backup, location: StorageLocation, now: datetime
     ) -> BackupExecution | None:
-        """A backup belongs to the job of its name; one of a job that is not there is reported and left alone."""
+        """A backup belongs to the job of its name; one of a job that is not there is reported and left alone.
+
+        The job is locked, so that of two processes that import at once the second sees what the first one did.
+        """
         job = await JobRepository(session).by_name(backup.manifest.name)
         if job is None:
             log.info("a backup of an unknown job was left alone", backup=backup.directory, storage=location.name)
             return None
+        await JobRepository(session).locked(job.id)
+        if (known := await self._found(session, backup)) is not None:
+            return known
         row = BackupExecution(
             id=_uuid(backup.manifest.execution_id),
             created_at=datetime.fromisoformat(backup.manifest.started_at),
@@ -136,7 +147,7 @@ class Importer:
             job_id=job.id,
             datasource_id=job.datasource_id,
             storage_location_id=location.id,
-            status=ExecutionStatus.COMPLETED,
+            status=ExecutionStatus.CANCELLED,  # until everything else is known, too
             trigger=Trigger.SCHEDULED,
             backup_type=backup.manifest.backup_type,
             details={},
