@@ -219,6 +219,10 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
             is_error(await desk.get("/api/datasources", **query), 422, "validation")
         assert (await desk.get("/api/datasources", page=10**9, limit=100)).json()["data"] == []
         assert (await desk.get("/api/datasources", color="red")).status_code == 200
+        assert (await desk.get("/api/datasources", status="unknown")).json()["pagination"]["total"] == 7
+        for path in ("/api/datasources", "/api/storage-locations"):
+            assert (await desk.get(path, status="healthy")).json()["data"] == []
+            is_error(await desk.get(path, status="happy"), 422, "validation")
 
     play(tmp_path, story)
 

@@ -207,7 +207,7 @@ def test_a_defect_is_a_500_in_our_shape_and_the_log_knows_it(
         async def broken(*_: object) -> None:
             raise RuntimeError("the secret insides")
 
-        monkeypatch.setattr(type(desk.services.datasources), "page", broken)
+        monkeypatch.setattr(type(desk.services.history), "datasources", broken)
         with structlog.testing.capture_logs() as lines:
             answer = await desk.http.get("/api/datasources", headers={"X-Request-ID": "find-me"})
         body = is_error(answer, 500, "internal")

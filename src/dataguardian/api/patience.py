@@ -28,6 +28,7 @@ class PatientRoute(APIRoute):
 
         async def patient(request: Request) -> Response:
             work = asyncio.ensure_future(handle(request))
+            work.add_done_callback(_heard)
             try:
                 await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
                 if not work.done():
@@ -37,6 +38,12 @@ class PatientRoute(APIRoute):
                 work.cancel()  # does nothing to work that is done
 
         return patient
+
+
+def _heard(work: asyncio.Future[Response]) -> None:
+    """What becomes of work that was left behind is nobody's business any more, but must be looked at."""
+    if not work.cancelled():
+        work.exception()
 
 
 async def _ping(request: Request) -> None:

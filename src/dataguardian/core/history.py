@@ -10,10 +10,12 @@ from dataguardian.core.work import Kind, repository
 from dataguardian.db.models import (
     BackupExecution,
     BackupJob,
+    Datasource,
     ExecutionLog,
     HealthCheck,
     NotificationRow,
     Restore,
+    StorageLocation,
     Verification,
 )
 from dataguardian.db.repositories.base import Page
@@ -29,6 +31,14 @@ class History:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    async def datasources(self, filters: Filters, page: int, limit: int) -> Page[Datasource]:
+        async with self._context.db.read() as session:
+            return await Lists(session).datasources(filters, page, limit)
+
+    async def storages(self, filters: Filters, page: int, limit: int) -> Page[StorageLocation]:
+        async with self._context.db.read() as session:
+            return await Lists(session).storages(filters, page, limit)
 
     async def jobs(self, filters: Filters, page: int, limit: int) -> Page[BackupJob]:
         async with self._context.db.read() as session:

@@ -181,7 +181,7 @@ class Work:
             if not _is_ours(row, claim):
                 return
             if isinstance(row, Verification):
-                await repository(session, claim.kind).requeue(row, now, bump=True, attempt=row.attempt)
+                await repository(session, claim.kind).requeue(row, now, bump=True)
             else:
                 await _end(session, row, WorkStatus.FAILED, now, Failed(_INTERRUPTED.format("the service was stopped")))
 

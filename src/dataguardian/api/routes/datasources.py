@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from dataguardian.api.dependencies import Given, Id, Paged
 from dataguardian.api.errors import documented
@@ -11,13 +13,21 @@ from dataguardian.api.probing import timed
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.datasources import DatasourceBody, DatasourceChange, DatasourceOut
 from dataguardian.api.schemas.health import ProbeOut
+from dataguardian.core.history import Filters
+from dataguardian.domain.states import DatasourceStatus
 
 router = APIRouter(prefix="/api/datasources", tags=["datasources"], route_class=PatientRoute)
 
 
 @router.get("", responses=documented(422))
-async def list_datasources(services: Given, paging: Paged) -> Listing[DatasourceOut]:
-    return listing(await services.datasources.page(paging.page, paging.limit), DatasourceOut.of)
+async def list_datasources(
+    services: Given,
+    paging: Paged,
+    status: Annotated[DatasourceStatus | None, Query(description="Only those in this state")] = None,
+) -> Listing[DatasourceOut]:
+    """Newest first."""
+    filters = Filters(status=status)
+    return listing(await services.history.datasources(filters, paging.page, paging.limit), DatasourceOut.of)
 
 
 @router.post("", status_code=201, responses=documented(409, 413, 415, 422))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from dataguardian.api.dependencies import Given, Id, Paged
 from dataguardian.api.errors import documented
@@ -11,13 +13,21 @@ from dataguardian.api.probing import timed
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.health import ProbeOut
 from dataguardian.api.schemas.storages import StorageBody, StorageChange, StorageOut
+from dataguardian.core.history import Filters
+from dataguardian.domain.states import StorageStatus
 
 router = APIRouter(prefix="/api/storage-locations", tags=["storage-locations"], route_class=PatientRoute)
 
 
 @router.get("", responses=documented(422))
-async def list_storage_locations(services: Given, paging: Paged) -> Listing[StorageOut]:
-    return listing(await services.storages.page(paging.page, paging.limit), StorageOut.of)
+async def list_storage_locations(
+    services: Given,
+    paging: Paged,
+    status: Annotated[StorageStatus | None, Query(description="Only those in this state")] = None,
+) -> Listing[StorageOut]:
+    """Newest first."""
+    filters = Filters(status=status)
+    return listing(await services.history.storages(filters, paging.page, paging.limit), StorageOut.of)
 
 
 @router.post("", status_code=201, responses=documented(409, 413, 415, 422))

@@ -20,10 +20,12 @@ from dataguardian.db.models import (
     HealthCheck,
     NotificationRow,
     Restore,
+    StorageLocation,
     Verification,
 )
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.repositories.checks import CheckRepository
+from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionFilter, ExecutionRepository, JobRepository
 from dataguardian.db.repositories.notifications import LogRepository, NotificationRepository
 from dataguardian.db.repositories.work import WorkRepository
@@ -81,6 +83,14 @@ class Lists:
         statement = select(Datasource.status, func.count()).group_by(Datasource.status)
         found = {status: count for status, count in await self.session.execute(statement)}  # noqa: C416 -- rows
         return {status: found.get(status, 0) for status in DatasourceStatus}
+
+    async def datasources(self, filters: Filters, page: int, limit: int) -> Page[Datasource]:
+        where = _equal(Datasource, status=filters.status)
+        return await DatasourceRepository(self.session).page(*where, page=page, limit=limit)
+
+    async def storages(self, filters: Filters, page: int, limit: int) -> Page[StorageLocation]:
+        where = _equal(StorageLocation, status=filters.status)
+        return await StorageRepository(self.session).page(*where, page=page, limit=limit)
 
     async def jobs(self, filters: Filters, page: int, limit: int) -> Page[BackupJob]:
         where = _equal(BackupJob, datasource_id=filters.datasource_id, storage_location_id=filters.storage_location_id)
