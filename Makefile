@@ -31,8 +31,9 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports
 
 bench: .venv/.installed-dev
-	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup
+	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup redis-server
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/service.py
 
 tools:
 	@.ci/setup-tools zstd lz4 gzip tar git sqlite3 openssl redis-server ps:procps mount getfattr:attr getfacl:acl setpriv:util-linux sha256sum:coreutils

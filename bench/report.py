@@ -181,11 +181,11 @@ def _bound(runs: Sequence[Section], cores: int) -> str:
 
 
 def _machines(results: Section, measured: Sequence[str]) -> Iterator[str]:
-    for text in dict.fromkeys(_machine_text(results["sections"][name]["machine"]) for name in measured):
+    for text in dict.fromkeys(machine_text(results["sections"][name]["machine"]) for name in measured):
         yield f"- {text}"
 
 
-def _machine_text(machine: Section) -> str:
+def machine_text(machine: Section) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory, {machine['system']},"
