@@ -225,8 +225,8 @@ API_NOTE = (
 )
 RECOVERY_NOTE = (
     "`recover`: running executions of a dead boot, one per job, are queued again (one in fifty has no try left: it"
-    " fails with a notification). `look-again`: the reconciler's look, every 15 seconds, at rows that wait. Memory is what"
-    " is resident before plus the peak's growth."
+    " fails with a notification). `look-again`: the reconciler's look, every 15 seconds, at rows that wait."
+    " Memory is what is resident before plus the peak's growth."
 )
 IDLE_NOTE = "Percent of one core, after the first backup of itself. Children are probes and backups that came and went."
 SECTIONS: dict[str, tuple[str, str, Callable[[Row], Iterator[str]]]] = {
