@@ -220,13 +220,13 @@ DUE_NOTE = (
 API_NOTE = (
     "One client, one connection, 20 requests a second over the routes in turn, against the real service (SQLite,"
     " embedded Valkey, 20,000 executions). Three jobs back up a tree to a local storage and are started again as soon"
-    " as they end. An answer counts from when its request was sent, and, in the row that the bar takes, from when"
-    " it was due: what a slow answer makes others wait is not hidden."
+    " as they end. An answer counts from when its request was sent, and, in the row that the bar takes, from when it"
+    " was due: what a slow answer makes others wait is not hidden."
 )
 RECOVERY_NOTE = (
     "`recover`: running executions of a dead boot, one per job, are queued again (one in fifty has no try left: it"
-    " fails with a notification). `look-again`: the reconciler's look, every 15 seconds, at rows that wait."
-    " Memory is what is resident before plus the peak's growth."
+    " fails with a notification). `look-again`: the reconciler's look, every 15 seconds, at rows that wait. Memory is"
+    " what is resident before plus the peak's growth."
 )
 IDLE_NOTE = "Percent of one core, after the first backup of itself. Children are probes and backups that came and went."
 SECTIONS: dict[str, tuple[str, str, Callable[[Row], Iterator[str]]]] = {

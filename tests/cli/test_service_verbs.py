@@ -328,8 +328,8 @@ def test_notifications_are_read(own_service: Service) -> None:
 
 def test_names_cannot_steer_the_terminal(service: Service, tmp_path: Path) -> None:
     """A folder whose name holds escape codes is shown with them made visible."""
-    folder = tmp_path / "evil\x1b[31mred"
-    folder.mkdir()
+    folder = tmp_path / ("so long that it fills a line " * 4) / "evil\x1b[31mred"
+    folder.mkdir(parents=True)
     name = f"v{uuid.uuid4().hex[:8]}"
     body = tmp_path / "config.json"
     body.write_text(json.dumps({"source_path": str(folder)}))

@@ -200,6 +200,31 @@ def test_a_stop_while_the_program_is_loaded(module: str, name: str, code: int) -
     assert f"stopped by {name}" in (done.stdout if options else done.stderr)
 
 
+def test_a_stop_that_nobody_can_catch_is_not_told_twice() -> None:
+    """Raised inside a finalizer it is lost there, without a stack trace, and found at the next look."""
+    script = """
+import os, signal
+from dataguardian.cli.signals import STOP
+STOP.install()
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100): pass
+Finalized()
+try:
+    STOP.check()
+except Exception as error:
+    print(error)
+class Broken:
+    def __del__(self): raise ValueError("a real one")
+Broken()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "stopped by SIGTERM\n"
+    assert "SIGTERM" not in done.stderr
+    assert "a real one" in done.stderr
+
+
 def test_children_die_with_a_killed_program(tmp_path: Path) -> None:
     """kill -9 of the owner of a child: the child gets its TERM from the kernel."""
     script = (
@@ -209,6 +234,6 @@ def test_children_die_with_a_killed_program(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
-        wait_for(lambda: b"sleep\x0061" in Path(f"/proc/{pid}/cmdline").read_bytes(), "the child to run")
+        wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0061\x00", "the child to run")
         owner.kill()
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), "its end")

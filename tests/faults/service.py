@@ -184,10 +184,11 @@ class Service:
         return self.mark
 
     def cut_power(self) -> None:
-        """kill -9 of the service and of everything that it started, at once."""
-        for pid, _ in list(self.processes()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """kill -9 of the service and of everything that it started; frozen first, so that none sees another one end."""
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for pid, _ in list(self.processes()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)
         self.wait()
         self.gone()
 

@@ -28,8 +28,7 @@ _QUERY_PASSWORD = re.compile(r"[?&](?:[a-z_]*pass(?:word|wd)?|[a-z_]*secret[a-z_
 _MASK = "***"
 _BARE_SECRET_LENGTH = 8
 """Shorter ones are also words of innocent text; they are only masked where they stand in an address."""
-WIDTH_OF_A_PIPE = 160
-WIDTH_OF_A_TABLE = 10_000
+WIDTH_OF_A_PIPE = 10_000
 
 _secrets: list[str] = []
 _silenced: list[TextIO] = []
@@ -108,9 +107,8 @@ def show_json(document: Mapping[str, object]) -> None:
 
 def show_table(table: Table) -> None:
     """Prints a table, folded to fit a terminal; in a pipe or a file every row is one line."""
-    terminal = console().is_terminal or "COLUMNS" in os.environ
     with _written(sys.stdout):
-        console().print(table, width=None if terminal else WIDTH_OF_A_TABLE, crop=terminal)
+        console().print(table)
 
 
 def show_text(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class StopRequest:
         for signum in HANDLED:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._handle)
+        sys.unraisablehook = _report_unraisable
 
     def check(self) -> None:
         """Raises CancelledError once a signal has arrived."""
@@ -79,6 +81,12 @@ class StopRequest:
     @staticmethod
     def _error(signum: int) -> CancelledError:
         return CancelledError(f"stopped by {signal.Signals(signum).name}", signum=signum)
+
+
+def _report_unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """A stop that was raised where nobody could catch it is raised again by `check`: no stack trace for it."""
+    if lost.exc_type is not CancelledError:
+        sys.__unraisablehook__(lost)
 
 
 STOP = StopRequest()

@@ -45,7 +45,7 @@ SCHEDULED_PRIORITY = 10
 TRIES = SPECS[QueueName.BACKUP].attempts
 QUEUED_GRACE = timedelta(seconds=20)
 """A queued row is left alone for so long before the reconciler asks the queue about it."""
-RECONCILE_BATCH = 500
+RECONCILE_BATCH = 100
 LIVE_STATES = frozenset({"waiting", "active", "delayed", "prioritized", "paused", "waiting-children"})
 
 
@@ -97,6 +97,7 @@ class Executions:
     def __init__(self, context: Context, events: Events) -> None:
         self._context = context
         self._events = events
+        self._began_at = context.clock.now()
 
     async def start(self, job_id: uuid.UUID) -> BackupExecution:
         """Starts a job now. Raises NotFoundError, ConflictError naming the active execution, QueueUnavailableError."""
@@ -309,6 +310,8 @@ class Executions:
         while True:
             async with self._context.db.read() as session:
                 before = await server_time(session, self._context.clock) - QUEUED_GRACE
+                if self._context.db.is_sqlite:  # whoever was about to enqueue a row of an earlier boot is dead
+                    before = max(before, self._began_at - timedelta(microseconds=1))
                 rows = await ExecutionRepository(session).waiting(before, after, RECONCILE_BATCH)
             known = await self._context.queues.states(QueueName.BACKUP, [queue_job_id(row) for row in rows])
             lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]

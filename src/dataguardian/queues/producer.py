@@ -14,7 +14,9 @@ from dataguardian.domain.errors import ConflictError, NotFoundError
 from dataguardian.queues.connection import ANSWER_SECONDS, MAX_CONNECTIONS, quick_client, translated
 from dataguardian.queues.definitions import SPECS, QueueName
 
-BATCH = 500
+BATCH = 100
+"""More at once would keep the event loop from everything else for longer than a request may take."""
+_STATE_KEYS = ("completed", "failed", "delayed", "active", "wait", "paused", "waiting-children", "prioritized")
 JobState = Literal["waiting", "active", "delayed", "completed", "failed", "prioritized"]
 
 
@@ -90,7 +92,8 @@ class Queues:
 
     async def states(self, queue: QueueName, job_ids: Sequence[str]) -> list[str]:
         """Returns each job's state; "unknown" for one that the queue does not have."""
-        return list(await asyncio.gather(*(self._call(self._queues[queue].getJobState(job_id)) for job_id in job_ids)))
+        batches = [job_ids[start : start + BATCH] for start in range(0, len(job_ids), BATCH)]
+        return [state for batch in batches for state in await self._call(self._ask_states(queue, batch))]
 
     async def counts(self) -> dict[QueueName, dict[str, int]]:
         """Returns, per queue, how many jobs are in each state."""
@@ -132,6 +135,16 @@ class Queues:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _ask_states(self, queue: QueueName, job_ids: Sequence[str]) -> list[str]:
+        """BullMQ's own question, for many jobs at once: the reconciler asks for all that wait, time after time."""
+        scripts = self._queues[queue].scripts
+        keys = scripts.getKeys(_STATE_KEYS)
+        async with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                await scripts.commands["getStateV2"](keys=keys, args=[job_id], client=pipe)
+            found: list[str] = await pipe.execute()
+        return found
 
     async def _get(self, queue: QueueName, job_id: str) -> Job:
         job = await self._call(self._queues[queue].getJob(job_id))

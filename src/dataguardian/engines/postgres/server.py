@@ -143,14 +143,23 @@ def _settled(connection: Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        pgconn, limit = connection.pgconn, time.monotonic() + _CANCEL_SECONDS
-        if pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+        if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
             with suppress(psycopg.Error, OSError):
                 connection.cancel_safe(timeout=_CANCEL_SECONDS)
-                while pgconn.is_busy() and (left := limit - time.monotonic()) > 0:
-                    select.select([pgconn.socket], [], [], left)
-                    pgconn.consume_input()
+                _drain(connection, time.monotonic() + _CANCEL_SECONDS)
         raise
+
+
+def _drain(connection: Connection, limit: float) -> None:
+    """Takes the results that are still to come, until there are no more or it is `limit` on the monotonic clock."""
+    pgconn, more = connection.pgconn, True
+    while more:
+        while pgconn.is_busy():
+            if (left := limit - time.monotonic()) <= 0:
+                return
+            select.select([pgconn.socket], [], [], left)
+            pgconn.consume_input()
+        more = pgconn.get_result() is not None
 
 
 def version_text(version: int) -> str:
