@@ -24,7 +24,7 @@ class PartReader:
         self._storage = storage
         self._directory = directory
         self._codec = codec
-        self._ahead = plan_lanes(part_size_bytes).workers + 1
+        self._ahead = plan_lanes(part_size_bytes).ahead
 
     def __enter__(self) -> Self:
         give_back_big_blocks()
@@ -54,6 +54,7 @@ class PartReader:
                 if len(waiting) >= self._ahead:
                     ready, future = waiting.popleft()
                     yield ready, future.result
+                    del future  # and with it the bytes, before the next ones are fetched
                 waiting.append((part, self._threads.submit(work, part)))
             while waiting:
                 ready, future = waiting.popleft()

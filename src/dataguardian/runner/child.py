@@ -125,7 +125,9 @@ def _restore(order: RestoreOrder, engine: Engine, storage: Storage, link: Link) 
     done = run_restore(
         storage, order.directory, engine, manifest.engine, streams=order.streams, options=options, report=link.report
     )
-    return {"size_bytes": done.size_bytes, "duration_seconds": done.duration_seconds}
+    for warning in done.warnings:
+        link.send("log", {"level": "warning", "message": warning})
+    return {"size_bytes": done.size_bytes, "duration_seconds": done.duration_seconds, "warnings": done.warnings}
 
 
 def _verify(order: VerifyOrder, storage: Storage, link: Link) -> dict[str, Any]:

@@ -21,23 +21,31 @@ _BIG_BLOCK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Lanes:
-    """How much goes on at once: `workers` compress, `buffers` hold raw bytes, `in_flight` parts are not yet stored."""
+    """How much goes on at once: `workers` compress, `buffers` hold raw bytes, `in_flight` parts are not yet stored.
+
+    Reading has `ahead` parts in work, each of them stored and raw at once.
+    """
 
     workers: int
     buffers: int
     in_flight: int
+    ahead: int
 
 
 def plan_lanes(part_size_bytes: int, cores: int | None = None) -> Lanes:
     """Returns as many workers as cores and the byte budget allow: 2 workers + 3 parts in the worst case.
 
     One buffer more than workers is being filled; two threads more than workers wait for the disk or the network, so
-    that neither the dump nor the processor stands still during an fsync.
+    that neither the dump nor the processor stands still during an fsync. Big parts give that up, one by one; parts
+    beyond half of the budget take it all: one is raw while another is stored.
     """
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    affordable = (PROCESS_BUDGET_BYTES // part_size_bytes - 3) // 2
-    workers = max(1, min(cores, affordable, MAX_WORKERS))
-    return Lanes(workers=workers, buffers=workers + 1, in_flight=workers + 2)
+    affordable = PROCESS_BUDGET_BYTES // part_size_bytes
+    workers = max(1, min(cores, (affordable - 3) // 2, MAX_WORKERS))
+    buffers = max(1, min(workers + 1, affordable - 2))
+    in_flight = max(1, min(workers + 2, affordable - buffers))
+    ahead = max(1, min(workers + 1, affordable // 2 - 1))  # and one more is raw: the one that is being written
+    return Lanes(workers, buffers, in_flight, ahead)
 
 
 def give_back_big_blocks() -> None:
