@@ -1,11 +1,4 @@
-"""The contract of `storage/base.py` as tests. A storage brings a `Harness` and inherits the rest:
-
-class TestOurs(StorageConformance):
-    type = "ours"
-
-    @pytest.fixture
-    def harness(self, tmp_path): return OurHarness(tmp_path)
-"""
+"""The contract of `storage/base.py` as tests. A storage brings a `Harness` for each of its peers (see `peers.py`)."""
 
 from __future__ import annotations
 
@@ -15,7 +8,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
@@ -28,6 +21,7 @@ from dataguardian.domain.errors import (
     IntegrityError,
     ObjectMissingError,
     StorageDeniedError,
+    StorageError,
     StorageFullError,
     StorageUnreachableError,
     UsageError,
@@ -37,7 +31,6 @@ from dataguardian.storage.base import Storage, StorageConfig, StoredObject
 from dataguardian.storage.registry import build_storage
 
 SPAWN = multiprocessing.get_context("spawn")
-KILLED_PUT_BYTES = 64 * MIB
 LARGE_BYTES = 256 * MIB
 FULL_BYTES = 8 * MIB
 """More than the storage that `Harness.full` gives may hold; a mebibyte fits."""
@@ -64,6 +57,15 @@ class Harness(ABC):
     get_copies: ClassVar[int] = 1
     """How many times `get` may hold an object in memory at once (SDKs copy)."""
 
+    refused_names: ClassVar[Mapping[str, str]] = {}
+    """Of ODD_NAMES, those that this peer cannot keep, and why; the storage must refuse them and leave nothing."""
+
+    kill_bytes: ClassVar[int] = 64 * MIB
+    """Size of the object whose put is killed: large enough to be caught in the middle."""
+
+    address: tuple[str, int] | None = None
+    """Where the peer listens (TCP); None for a storage that is not reached over a network."""
+
     @property
     @abstractmethod
     def config(self) -> StorageConfig: ...
@@ -79,6 +81,14 @@ class Harness(ABC):
     @abstractmethod
     def full(self) -> AbstractContextManager[Storage]:
         """Gives a storage with room for a mebibyte, but not for FULL_BYTES."""
+
+    def at(self, host: str, port: int, *, timeout_seconds: float) -> StorageConfig:
+        """Returns `config`, but reached through another address (a proxy's). Needed where `address` is given."""
+        raise NotImplementedError
+
+    def wrong_credentials(self) -> Iterable[Storage]:
+        """Returns the storage as seen with wrong credentials of each kind; nothing where none are used."""
+        return ()
 
     def open(self) -> Storage:
         """Returns a client of its own on the one storage."""
@@ -111,8 +121,6 @@ def in_parallel(*jobs: Callable[[], object]) -> None:
 
 
 class StorageConformance:
-    type: ClassVar[str]
-
     @pytest.fixture
     def harness(self) -> Harness:
         raise NotImplementedError("every storage brings its harness")
@@ -190,9 +198,14 @@ class StorageConformance:
         assert listed(storage) == {"a/b": 1}
 
     @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
-    def test_odd_names_are_kept_as_they_are(self, storage: Storage, name: str) -> None:
-        """Spaces, percent signs, any script and 255 bytes survive, in folders and in objects."""
+    def test_odd_names_are_kept_as_they_are(self, harness: Harness, storage: Storage, name: str) -> None:
+        """Spaces, percent signs, any script and 255 bytes survive, in folders and in objects; or they are refused."""
         path = f"{name}/sub {name[:40]}/{name}"
+        if name in harness.refused_names:
+            with pytest.raises((UsageError, StorageError)):
+                storage.put(path, b"odd")
+            assert listed(storage) == {}
+            return
         storage.put(path, b"odd")
         assert storage.get(path, 3) == b"odd"
         assert listed(storage) == listed(storage, name) == {path: 3}
@@ -314,6 +327,22 @@ class StorageConformance:
                 assert caught.value.hint
                 assert caught.value.exit_code == 5
 
+    def test_wrong_credentials_are_denied(self, harness: Harness, storage: Storage) -> None:
+        """A password or key that is not right is told from everything else, with a hint, and reads nothing."""
+        storage.put("there", b"x")
+        for stranger in harness.wrong_credentials():
+            calls: list[Callable[[], object]] = [
+                lambda: stranger.put("a/b", b"x"),  # noqa: B023 -- called in this turn
+                lambda: stranger.get("there", 10),  # noqa: B023 -- called in this turn
+                lambda: list(stranger.list()),  # noqa: B023 -- called in this turn
+                stranger.check,
+            ]
+            for call in calls:
+                with pytest.raises(StorageDeniedError) as caught:
+                    call()
+                assert caught.value.hint
+        assert listed(storage) == {"there": 1}
+
     def test_a_full_storage_says_so_and_stays_usable(self, harness: Harness) -> None:
         """A put without room leaves nothing behind, neither listed nor in the way of the next one."""
         with harness.full() as storage:
@@ -356,19 +385,20 @@ class StorageConformance:
 
     def test_a_put_that_is_killed_is_absent_or_whole(self, harness: Harness, storage: Storage) -> None:
         """`kill -9` at any moment of a large put leaves nothing that is listed, or all of it."""
-        whole = {"job/killed": KILLED_PUT_BYTES}
-        duration = _timed(lambda: storage.put("job/killed", pattern("killed", KILLED_PUT_BYTES)))
+        size_bytes = harness.kill_bytes
+        whole = {"job/killed": size_bytes}
+        content = pattern("killed", size_bytes)
+        duration = _timed(lambda: storage.put("job/killed", content))
         interrupted = 0
         for step in range(8):
             storage.delete("job/killed")
-            finished = _kill_during_put(harness.config, delay=duration * step / 7)
+            finished = _kill_during_put(harness.config, size_bytes, delay=duration * step / 7)
             found = listed(storage)
             assert found in ({}, whole)
             assert not finished or found == whole
             interrupted += not finished
             if found:
-                data = storage.get("job/killed", KILLED_PUT_BYTES)
-                assert data == pattern("killed", KILLED_PUT_BYTES)
+                assert storage.get("job/killed", size_bytes) == content
         assert interrupted, "no put was interrupted: the test proved nothing"
         storage.put("job/killed", b"again")
         assert [entry for entry in storage.list() if entry != StoredObject("job/killed", 5, entry.sha256)] == []
@@ -380,10 +410,10 @@ def _timed(call: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def _kill_during_put(config: StorageConfig, *, delay: float) -> bool:
+def _kill_during_put(config: StorageConfig, size_bytes: int, *, delay: float) -> bool:
     """Kills a child `delay` seconds after it began a put; returns whether the put had returned by then."""
     ours, theirs = SPAWN.Pipe()
-    child = SPAWN.Process(target=_put_on_command, args=(config, theirs))
+    child = SPAWN.Process(target=_put_on_command, args=(config, size_bytes, theirs))
     child.start()
     theirs.close()
     assert ours.recv() == "ready"
@@ -397,9 +427,9 @@ def _kill_during_put(config: StorageConfig, *, delay: float) -> bool:
         return False
 
 
-def _put_on_command(config: StorageConfig, parent: Connection) -> None:
+def _put_on_command(config: StorageConfig, size_bytes: int, parent: Connection) -> None:
     storage = build_storage(config)
-    data = pattern("killed", KILLED_PUT_BYTES)
+    data = pattern("killed", size_bytes)
     parent.send("ready")
     parent.recv()
     storage.put("job/killed", data)

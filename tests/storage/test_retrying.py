@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from dataguardian.domain import errors
-from dataguardian.domain.errors import CancelledError, DataGuardianError, StorageTransientError
+from dataguardian.domain.errors import (
+    CancelledError,
+    DataGuardianError,
+    StorageConnectionError,
+    StorageTransientError,
+)
 from dataguardian.storage.base import Storage
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from dataguardian.storage.retrying import RetryingStorage, wrap
@@ -88,7 +93,7 @@ def test_a_lost_answer_is_harmless(local: Storage, time: FakeTime, op: Op) -> No
 
 PERMANENT = sorted(
     {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DataGuardianError)}
-    - {StorageTransientError},
+    - {StorageTransientError, StorageConnectionError},
     key=lambda kind: kind.__name__,
 )
 

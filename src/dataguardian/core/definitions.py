@@ -266,6 +266,7 @@ _PROBE_WORDS: dict[str, CheckStatus] = {
     "auth_failed": "auth_failed",
     "unreachable": "unreachable",
     "storage_unreachable": "unreachable",
+    "storage_connection": "unreachable",
 }
 
 

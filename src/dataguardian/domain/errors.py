@@ -21,6 +21,7 @@
     ├── StorageError                  1     a storage did not do what it was asked
     │   ├── StorageFullError          1     permanent
     │   ├── StorageTransientError     1     may work when tried again; the only kind that is retried
+    │   │   └── StorageConnectionError 5    (also a StorageUnreachableError) nothing answers there, or not any more
     │   ├── StorageUnreachableError   5     (also an AccessError)
     │   ├── StorageDeniedError        5     (also an AccessError) permanent
     │   └── ObjectMissingError        5     (also an AccessError) permanent
@@ -151,6 +152,11 @@ class StorageTransientError(StorageError):
 
 class StorageUnreachableError(StorageError, AccessError):
     code = "storage_unreachable"
+    exit_code = 5
+
+
+class StorageConnectionError(StorageTransientError, StorageUnreachableError):
+    code = "storage_connection"
     exit_code = 5
 
 

@@ -22,6 +22,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from dataguardian.domain.errors import IntegrityError, UsageError
 from dataguardian.registry import Adapter, AdapterConfig
@@ -32,7 +35,21 @@ PROBE_PREFIX = ".dataguardian-check"
 
 
 class StorageConfig(AdapterConfig):
-    """Base of every storage's configuration: the fields of SPEC M3."""
+    """Base of every storage's configuration: the fields of SPEC M3.
+
+    `bandwidth_limit_mbps` (10^6 bits per second, up and down together) is kept by a wrapper that `build_storage` adds.
+    """
+
+    bandwidth_limit_mbps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class RemoteConfig(StorageConfig):
+    """Base of storages that are reached over a network.
+
+    `timeout_seconds` bounds silence: a call that moves no byte for so long ends in StorageTransientError.
+    """
+
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
 
 @dataclass(frozen=True)
