@@ -33,6 +33,7 @@ from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
 from dataguardian.storage.base import Storage
 from dataguardian.workers.cleanup import CleanupWorker
+from tests.db import rows
 from tests.service.backups import completed, failed, play, storage_of
 from tests.service.stage import START, Stage
 from tests.storage.faulty import Fault, FaultyStorage
@@ -527,7 +528,7 @@ def test_deleting_a_failed_execution_takes_its_leftovers(tmp_path: Path) -> None
 
 
 def test_old_rows_are_pruned_and_young_ones_are_not(tmp_path: Path) -> None:
-    """Health checks after 30 days, read notifications, failed executions and logs after 90; never a backup."""
+    """Health checks after 30 days, read notifications, failed executions and logs after 90, restores after 365."""
 
     async def story(here: Stage) -> None:
         job = await here.job()
@@ -543,8 +544,16 @@ def test_old_rows_are_pruned_and_young_ones_are_not(tmp_path: Path) -> None:
                 session.add(log_line(backup.id, START - age * DAY, number=age))
                 session.add(notification(START - age * DAY, read=True))
             session.add(notification(START - 91 * DAY, read=False))
+            for age in (366, 364):
+                session.add(rows.verification(backup, at=START - age * DAY, status=WorkStatus.COMPLETED))
         report = await cleanup(here).run()
-        assert report.pruned == {"health_checks": 1, "notifications": 1, "executions": 3, "execution_logs": 1}
+        assert report.pruned == {
+            "health_checks": 1,
+            "notifications": 1,
+            "ended_work": 1,
+            "executions": 3,
+            "execution_logs": 1,
+        }
         assert backup.id in await ids(here)
         assert len(await ids(here)) == 4
 

@@ -25,6 +25,8 @@ class PruningSettings(BaseModel):
     read_notifications_days: Days = 90
     executions_days: Days = 90
     """Of failed, skipped and cancelled executions; backups go by their job's retention policy."""
+    ended_work_days: Days = 365
+    """Of restores and verifications that ended."""
     logs_days: Days = 90
 
 
@@ -34,6 +36,7 @@ async def prune(context: Context, settings: PruningSettings, *, stopped: Callabl
     rules: dict[str, Prune] = {
         "health_checks": lambda rows: rows.health_checks(_before(now, settings.health_days)),
         "notifications": lambda rows: rows.read_notifications(_before(now, settings.read_notifications_days)),
+        "ended_work": lambda rows: rows.ended_work(_before(now, settings.ended_work_days)),
         "executions": lambda rows: rows.executions(_before(now, settings.executions_days)),
         "execution_logs": lambda rows: rows.logs(_before(now, settings.logs_days)),
     }

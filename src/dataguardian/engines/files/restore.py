@@ -61,7 +61,8 @@ def inspect_target(path: str, *, drop_existing: bool) -> Target:
     _refuse_mounts(target)
     if not target.empty and not drop_existing:
         raise TargetNotEmptyError(
-            f"{path!a} is not empty", hint="restore to a new folder, or replace this one with --drop-existing"
+            f"{path!a} is not empty",
+            hint="restore to a new folder, or give --drop-existing (drop_existing)",
         )
     return target
 

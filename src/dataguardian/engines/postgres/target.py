@@ -73,7 +73,7 @@ class Target:
         if not self.empty and not drop_existing:
             raise TargetNotEmptyError(
                 f"database {self.name!r} at {self.place} is not empty",
-                hint="restore into another database, or give --drop-existing to replace this one",
+                hint="restore into another database, or give --drop-existing (drop_existing) to replace this one",
                 database=self.name,
             )
         if not self.allowed and not self.in_place:
@@ -84,7 +84,7 @@ class Target:
         if self.sessions and not drop_existing and not self.in_place:
             raise TargetInUseError(
                 f"{self.sessions} sessions work with database {self.name!r} at {self.place}",
-                hint="end them, or give --drop-existing, which ends them",
+                hint="end them, or give --drop-existing (drop_existing), which ends them",
             )
         if self.held_by and not self.in_place:
             raise TargetInUseError(

@@ -174,7 +174,7 @@ def _check_leftovers(target: str, options: RestoreOptions) -> None:
     if sides and not options.drop_existing:
         raise TargetNotEmptyError(
             f"{shown_path(target)} is gone, but {shown_path(sides[0].name)} of it is still there",
-            hint="move it away, or give --drop-existing to have it removed",
+            hint="move it away, or give --drop-existing (drop_existing) to have it removed",
         )
 
 
@@ -185,7 +185,7 @@ def _has_bytes(path: Path) -> bool:
 def _occupied(target: str) -> TargetNotEmptyError:
     return TargetNotEmptyError(
         f"{shown_path(target)} already exists",
-        hint="restore to another path, or give --drop-existing to replace it",
+        hint="restore to another path, or give --drop-existing (drop_existing) to replace it",
         path=shown_path(target),
     )
 
