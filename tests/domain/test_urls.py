@@ -146,3 +146,20 @@ def test_a_local_path_needs_no_host_and_no_user(text: str) -> None:
 def test_a_changed_path_keeps_the_rest() -> None:
     """A backup's address is its storage's with another path."""
     assert str(parse_url("a://u@h:1/x?k=v").with_path("/x/y z")) == "a://u@h:1/x/y%20z?k=v"
+
+
+def test_a_list_of_hosts_with_ports_is_one_host() -> None:
+    """Replica sets are addressed by several members, and the address that is shown reads back."""
+    url = parse_url("mongodb://me:se,cret:1@one:27017,two:27018,three/db?replicaSet=rs0")
+
+    assert (url.host, url.port, url.path) == ("one:27017,two:27018,three", None, "/db")
+    assert "secret" not in str(url)
+    assert parse_url(str(url)).host == url.host
+
+
+def test_a_password_with_a_slash_does_not_pass_for_a_list_of_hosts() -> None:
+    """What follows a '/' in a password would be taken for a path, and be printed."""
+    with pytest.raises(UsageError) as failure:
+        parse_url("mongodb://user:12,se/cret@host")
+
+    assert "cret" not in str(failure.value)

@@ -1,6 +1,7 @@
 """Addresses of sources and storages as the command line takes them.
 
-`scheme://[user[:password]@][host[:port]]/path[?key=value…]`, percent-encoded as in RFC 3986. Bytes that are not
+`scheme://[user[:password]@][host[:port]]/path[?key=value…]`, percent-encoded as in RFC 3986; a list of hosts with their
+ports (`a:1,b:2`, as replica sets are addressed) is one `host`. Bytes that are not
 UTF-8 survive as surrogate escapes, so that every file name of the machine can be written down.
 """
 
@@ -20,7 +21,8 @@ _ADDRESS = re.compile(
 )
 _AUTHORITY = re.compile(
     r"(?:(?P<username>[^:]*)(?::(?P<password>.*))?@)?"
-    r"(?P<host>\[[0-9a-f:.]+(?:%[^\]\[@/]+)?\]|[^:@\[\]]*)(?::(?P<port>[0-9]{0,5}))?",
+    r"(?P<host>(?=[^@]*:[0-9]+,)(?:[^:@\[\],]+(?::[0-9]{1,5})?,)+[^:@\[\],]+(?::[0-9]{1,5})?"
+    r"|\[[0-9a-f:.]+(?:%[^\]\[@/]+)?\]|[^:@\[\]]*)(?::(?P<port>[0-9]{0,5}))?",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -107,8 +109,9 @@ def _is_malformed(address: re.Match[str], authority: re.Match[str]) -> bool:
     The rest of such a password would pass for a path, and be printed.
     """
     rest = address.string[address.end("authority") :]
-    is_cut = "@" in rest and (authority["password"] is not None or authority["port"] is not None)
     host = authority["host"]
+    has_port = authority["port"] is not None or ("," in host and ":" in host)
+    is_cut = "@" in rest and (authority["password"] is not None or has_port)
     is_bad_host = host.startswith("[") and not _is_ipv6(_decode(host[1:-1]))
     return is_cut or is_bad_host or int(authority["port"] or 0) > _MAX_PORT
 
@@ -137,6 +140,8 @@ def _decode_host(text: str) -> str | None:
 
 
 def _encode_host(host: str | None) -> str:
+    if host is not None and "," in host and ":" in host:
+        return _encode(host, safe=",:")
     if host is None or not _is_ipv6(host):
         return _encode(host or "")
     address, percent, zone = host.partition("%")
