@@ -36,6 +36,16 @@ _SETTINGS = """
 SELECT count(*) FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
 WHERE d.datname = pg_catalog.current_database()
 """
+# Naming even the tablespace that it would get anyway takes a privilege that only superusers have.
+_ANOTHER_TABLESPACE = """
+SELECT 1 FROM pg_catalog.pg_tablespace t
+WHERE t.spcname = %s AND pg_catalog.has_tablespace_privilege(t.oid, 'CREATE')
+AND t.oid <> (SELECT dattablespace FROM pg_catalog.pg_database WHERE datname = 'template0')
+"""
+_TABLESPACE_OF = """
+SELECT t.spcname FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+WHERE d.datname = %s
+"""
 _HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public')"
 _HAS_PLPGSQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'plpgsql')"
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
@@ -80,7 +90,7 @@ def create_database(connection: Connection, name: str, properties: dict[str, Any
         for key, value in _locale_options(connection.info.server_version, properties)
     ]
     tablespace = properties.get("tablespace")
-    if tablespace and scalar(connection, "SELECT 1 FROM pg_catalog.pg_tablespace WHERE spcname = %s", tablespace):
+    if tablespace and scalar(connection, _ANOTHER_TABLESPACE, tablespace):
         options.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(tablespace)))
     connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(" ").join(options)))
 
@@ -106,6 +116,8 @@ def apply(
     known = owner if owner is not None and owner in roles else None
     given = _Properties(name, properties, known, roles, settings)
     warnings = []
+    if lost := _lost_tablespace(connection, name, properties):
+        warnings.append(lost)
     if owner and not known:
         warnings.append(f"{name}: there is no role {owner!r} here, so the connecting role owns the database")
     for what, statement in given.statements():
@@ -117,6 +129,14 @@ def apply(
         *warnings,
         *(f"{name}: {what} not restored: there is no role {role!r} here" for what, role in given.skipped),
     ]
+
+
+def _lost_tablespace(connection: Connection, name: str, properties: dict[str, Any]) -> str | None:
+    wanted = properties.get("tablespace")
+    given = scalar(connection, _TABLESPACE_OF, name)
+    if not wanted or wanted in (given, "pg_default"):
+        return None
+    return f"{name}: tablespace {wanted!r} is not there or not allowed, so the database lies in {given!r}"
 
 
 class _Properties:
