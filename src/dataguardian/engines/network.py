@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -28,11 +30,10 @@ from pydantic import (
 
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url, parse_url
-from dataguardian.engines.base import EngineConfig
+from dataguardian.engines.base import EngineConfig, ProbeResult
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 """disable: never TLS. prefer: TLS when the server has it. require: TLS or nothing, any certificate. verify-ca: a
@@ -70,7 +71,11 @@ Text = Annotated[str, AfterValidator(_without_zero)]
 
 
 class SshTunnel(BaseModel):
-    """A machine to go through: `ssh -L` in other words. `private_key` is a key's text, `private_key_file` its path."""
+    """A machine to go through: `ssh -L` in other words. `private_key` is a key's text, `private_key_file` its path.
+
+    Without password and key, the user's agent and standard keys are tried. `host_key` is a line of `ssh-keyscan` or a
+    fingerprint (SHA256:…); without it the key of the first connection is remembered and insisted on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -81,6 +86,7 @@ class SshTunnel(BaseModel):
     private_key: SecretStr | None = None
     private_key_file: AbsolutePath | None = None
     passphrase: SecretStr | None = None
+    host_key: Text | None = None
 
     @classmethod
     def from_url(cls, url: Url) -> Self:
@@ -104,6 +110,9 @@ def _tunnel(value: object) -> object:
         return SshTunnel.from_url(parse_url(value))
     except UsageError as error:
         raise ValueError(error.message) from error
+
+
+_SSH_FIELDS = {"ssh_key": "private_key_file", "ssh_host_key": "host_key"}
 
 
 class NetworkConfig(EngineConfig):
@@ -165,8 +174,7 @@ class NetworkConfig(EngineConfig):
         query = {key: str(value) for name, key in names.items() if (value := getattr(self, name)) is not None}
         if self.ssh_tunnel is not None:
             query["ssh_tunnel"] = str(self.ssh_tunnel)
-            if self.ssh_tunnel.private_key_file:
-                query["ssh_key"] = self.ssh_tunnel.private_key_file
+            query |= {key: value for key, name in _SSH_FIELDS.items() if (value := getattr(self.ssh_tunnel, name))}
         path = "/" + (self.database or "")
         return str(Url(self.scheme, username=self.username, host=self.host, port=self.port, path=path, query=query))
 
@@ -178,9 +186,10 @@ class NetworkConfig(EngineConfig):
 def fields_of(url: Url, query_fields: Mapping[str, str]) -> dict[str, Any]:
     """Returns a configuration's fields as an address gives them; raises UsageError for parameters it does not know."""
     query = dict(url.query)
-    tunnel, key = query.pop("ssh_tunnel", None), query.pop("ssh_key", None)
+    tunnel = query.pop("ssh_tunnel", None)
+    beside = {name: query.pop(key) for key, name in _SSH_FIELDS.items() if key in query}
     if unknown := sorted(set(query) - set(query_fields)):
-        known = ", ".join([*query_fields, "ssh_tunnel", "ssh_key"])
+        known = ", ".join([*query_fields, "ssh_tunnel", *_SSH_FIELDS])
         raise UsageError(f"{unknown[0]!r} is not a parameter of {url.scheme}:// addresses", hint=f"known: {known}")
     if url.port == 0:
         raise UsageError("0 is not a port", hint="leave it out for the usual one")
@@ -193,9 +202,9 @@ def fields_of(url: Url, query_fields: Mapping[str, str]) -> dict[str, Any]:
     }
     fields |= {query_fields[name]: value for name, value in query.items()}
     if tunnel is not None:
-        fields["ssh_tunnel"] = SshTunnel.from_url(parse_url(tunnel)).model_dump() | {"private_key_file": key}
-    elif key is not None:
-        raise UsageError("ssh_key stands without ssh_tunnel", hint="add ssh_tunnel=ssh://user@host")
+        fields["ssh_tunnel"] = SshTunnel.from_url(parse_url(tunnel)).model_dump() | beside
+    elif beside:
+        raise UsageError("the SSH tunnel itself is missing", hint="add ssh_tunnel=ssh://user@host")
     return fields
 
 
@@ -255,27 +264,44 @@ def _shared(way: _Way) -> Iterator[int]:
     with _guard:
         tunnel = _tunnels.setdefault(way, _Tunnel())
         tunnel.users += 1
-    try:
+    with ExitStack() as leaving:
+        leaving.push(partial(_leave, way, tunnel))
         with tunnel.ready:
             if not tunnel.port:
                 tunnel.port = tunnel.closing.enter_context(_forwarded(*way))
         yield tunnel.port
-    finally:
-        with _guard:
-            tunnel.users -= 1
-            last = tunnel.users == 0
-            if last:
-                del _tunnels[way]
-        if last:
-            tunnel.closing.close()
 
 
-def _forwarded(tunnel: SshTunnel, host: str, port: int) -> Any:  # noqa: ANN401 -- a context manager of a port
+def _leave(
+    way: _Way,
+    tunnel: _Tunnel,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> bool | None:
+    with _guard:
+        tunnel.users -= 1
+        if tunnel.users:
+            return None
+        del _tunnels[way]
+    # With the error: a tunnel that broke knows better than the driver why nothing was heard any more.
+    return tunnel.closing.__exit__(kind, error, trace)
+
+
+def _forwarded(tunnel: SshTunnel, host: str, port: int) -> AbstractContextManager[int]:
     """Opens `ssh -L` to host:port as the tunnel's machine sees it; gives the local port, on 127.0.0.1."""
-    import importlib  # noqa: PLC0415 -- the SSH library is heavy, and most never need it
+    from dataguardian.ssh import SshTarget, forwarded  # noqa: PLC0415 -- heavy, and most never need it
 
-    forwarded: Callable[..., Any] = importlib.import_module("dataguardian.ssh").forwarded
-    return forwarded(tunnel, host, port)
+    return forwarded(SshTarget.model_validate(tunnel.model_dump()), host, port)
+
+
+def within(seconds: float, probe: Callable[[], ProbeResult]) -> ProbeResult:
+    """Returns what `probe` found; "timeout" when it does not come back in time, as when a name server is silent."""
+    answer: list[ProbeResult] = []
+    thread = threading.Thread(target=lambda: answer.append(probe()), name="probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0] if answer else ProbeResult("timeout", f"no answer within {seconds:.0f} s")
 
 
 def check_tls_files(config: NetworkConfig) -> None:
