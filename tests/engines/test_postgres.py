@@ -6,14 +6,11 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from dataguardian.domain.errors import (
     AuthenticationError,
@@ -36,34 +33,18 @@ from dataguardian.engines.postgres.globals import split_statements
 from dataguardian.engines.registry import build_engine, engine_config
 from dataguardian.engines.tools import ToolSet
 from tests.conftest import require_tool
+from tests.engines.conformance import CHUNK_BYTES, Kept, dump
+from tests.engines.postgres_tools import (
+    EVERYTHING,
+    ROLE,
+    build_everything,
+    checksums,
+    properties_of,
+    schema_of,
+)
 from tests.servers import PASSWORD, PostgresServer, free_port
 
-EVERYTHING = Path(__file__).with_name("everything.sql").read_text(encoding="utf-8")
-ROLE = 'odd "role"; --'
 ODD_NAMES = ["-leading dash", "a=b c", "quo'te\"s\\ and spaces", "ÜPPER lower 日本", "postgresql://x", "%s{}$1", ".."]
-CHUNK_BYTES = 256 * 1024
-
-
-@dataclass
-class Kept:
-    """A stream as a pipeline would have stored it; `damaged_after` makes its chunks end as damaged ones do."""
-
-    name: str
-    kind: str
-    data: bytes
-    metadata: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-    damaged_after: int | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.data)
-
-    def chunks(self) -> Iterator[bytes]:
-        for number, offset in enumerate(range(0, len(self.data), CHUNK_BYTES)):
-            if number == self.damaged_after:
-                raise DamagedPartError("a part was damaged")
-            yield self.data[offset : offset + CHUNK_BYTES]
 
 
 def engine(url: str) -> PostgresEngine:
@@ -72,57 +53,12 @@ def engine(url: str) -> PostgresEngine:
     return built
 
 
-def dump(url: str) -> list[Kept]:
-    kept = []
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    for context in engine(url).dump(DumpOptions()):
-        with context as stream:
-            data = bytearray()
-            while count := stream.readinto(buffer):
-                data += buffer[:count]
-            stream.finish()
-            kept.append(Kept(stream.name, stream.kind, bytes(data), stream.metadata, list(stream.warnings)))
-    return kept
-
-
 def restore(url: str, streams: list[Kept], *, drop_existing: bool = False) -> PostgresEngine:
     target = engine(url)
     options = RestoreOptions(drop_existing=drop_existing)
     target.prepare_restore([(stream.name, stream.kind) for stream in streams], options)
     target.restore(iter(streams), options)
     return target
-
-
-def schema_of(server: PostgresServer, database: str) -> str:
-    """pg_dump's own text of everything but data, without what differs between two runs."""
-    text = server.run("pg_dump", "--schema-only", database=database).decode()
-    return re.sub(r"(?m)^\\(un)?restrict .*$", "", text)
-
-
-def properties_of(server: PostgresServer, database: str) -> str:
-    text = server.run("pg_dump", "--schema-only", "--create", "--exclude-schema=*", database=database).decode()
-    text = text.replace(psycopg.sql.Identifier(database).as_string(None), "DATABASE").replace(database, "DATABASE")
-    return re.sub(r"(?m)^\\(un)?restrict .*$", "", text)
-
-
-def checksums(server: PostgresServer, database: str) -> dict[str, str]:
-    """A checksum of every table's rows and every large object, by SQL alone."""
-    found = {}
-    with server.connect(database) as connection:
-        tables = connection.execute(
-            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-        ).fetchall()
-        query = "SELECT md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), '')) FROM {} t"
-        for table in tables:
-            row = connection.execute(sql.SQL(query).format(sql.Identifier(*table))).fetchone()
-            assert row is not None
-            found[".".join(table)] = row[0]
-        sequences = connection.execute(
-            "SELECT schemaname || sequencename, last_value::text FROM pg_sequences"
-        ).fetchall()
-        blobs = connection.execute("SELECT oid::text, md5(lo_get(oid)) FROM pg_largeobject_metadata").fetchall()
-    return found | dict(sequences) | dict(blobs)
 
 
 def sample(server: PostgresServer, rows: int = 20_000) -> str:
@@ -156,12 +92,7 @@ def replace_program(folder: Path, name: str, body: str) -> Path:
 
 @pytest.fixture
 def everything(postgres17: PostgresServer) -> str:
-    roles = postgres17.execute("postgres", "SELECT rolname FROM pg_roles")
-    if (ROLE,) not in roles:
-        postgres17.execute("postgres", 'CREATE ROLE "odd ""role""; --"')
-    name = postgres17.database()
-    postgres17.run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", data=EVERYTHING.encode(), database=name)
-    return name
+    return build_everything(postgres17)
 
 
 def test_every_object_type_survives(postgres17: PostgresServer, everything: str) -> None:

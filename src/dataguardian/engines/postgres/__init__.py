@@ -11,17 +11,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dataguardian.domain.errors import (
-    AuthenticationError,
-    DataGuardianError,
     DumpFailedError,
     IntegrityError,
     MissingToolError,
     NotAllowedError,
-    UnreachableError,
     UsageError,
 )
 from dataguardian.engines.base import (
-    CheckStatus,
     DumpOptions,
     DumpStream,
     Engine,
@@ -32,9 +28,11 @@ from dataguardian.engines.base import (
     RestoreStream,
     ToolVersion,
 )
+from dataguardian.engines.network import reached, within
 from dataguardian.engines.postgres.config import PostgresConfig, child_environment
 from dataguardian.engines.postgres.dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
 from dataguardian.engines.postgres.load import feed, without_data
+from dataguardian.engines.postgres.probe import LIMIT_SECONDS, probe
 from dataguardian.engines.postgres.properties import capture
 from dataguardian.engines.postgres.restore import Restoration
 from dataguardian.engines.postgres.server import Server, scalar, version_text
@@ -45,8 +43,6 @@ from dataguardian.engines.tools import ToolSet
 
 if TYPE_CHECKING:
     from dataguardian.engines.postgres.server import Connection
-
-PROBE_SECONDS = 5
 
 _DATABASES = """
 SELECT datname, pg_catalog.has_database_privilege(datname, 'CONNECT') FROM pg_catalog.pg_database
@@ -65,10 +61,6 @@ SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namesp
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated
 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2
 """
-_STATUS: dict[type[DataGuardianError], CheckStatus] = {
-    AuthenticationError: "auth_failed",
-    UnreachableError: "unreachable",
-}
 
 
 class PostgresEngine(Engine):
@@ -81,25 +73,26 @@ class PostgresEngine(Engine):
         self._tools: list[ToolVersion] = []
 
     def check(self) -> ProbeResult:
-        try:
-            return ProbeResult("ok", metadata=self._probe())
-        except DataGuardianError as error:
-            timed_out = "timeout" in error.message
-            status = _STATUS.get(type(error), "error")
-            return ProbeResult("timeout" if timed_out else status, error.message)
+        return within(LIMIT_SECONDS, lambda: probe(self._server))
 
     def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
         if options.include or options.exclude:
             raise UsageError("a PostgreSQL backup takes no --include or --exclude: it is the whole database")
-        if self._config.database is not None:
-            yield self._dump_of(self._config.database)
-            return
-        yield self._dump_of_globals()
-        for name in self._databases():
-            yield self._dump_of(name)
+        with reached(self._config) as endpoint:
+            environment = child_environment(self._config, endpoint)
+            if self._config.database is not None:
+                yield self._dump_of(self._config.database, environment)
+                return
+            yield self._dump_of_globals(environment)
+            for name in self._databases():
+                yield self._dump_of(name, environment)
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))
+        with reached(self._config):
+            self._prepare(targets, options)
+
+    def _prepare(self, targets: list[str], options: RestoreOptions) -> None:
         avoid = frozenset(targets) if self._config.database is not None else frozenset()
         with self._server.connect(self._server.maintenance_database(avoid)) as connection:
             major, tls = connection.info.server_version // 10000, connection.pgconn.ssl_in_use
@@ -115,7 +108,8 @@ class PostgresEngine(Engine):
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
         self._warnings.clear()
-        Restoration(self._server, self._config.database, options, self._warnings).run(streams)
+        with reached(self._config):
+            Restoration(self._server, self._config.database, options, self._warnings).run(streams)
 
     @property
     def warnings(self) -> list[str]:
@@ -124,44 +118,28 @@ class PostgresEngine(Engine):
     def inventory(self) -> Inventory:
         names = [self._config.database] if self._config.database is not None else self._databases()
         items: dict[str, int] = {}
-        for name in names:
-            items |= self._rows_in(name)
+        with reached(self._config):
+            for name in names:
+                items |= self._rows_in(name)
         return Inventory(items)
 
     @property
     def tools(self) -> list[ToolVersion]:
         return list(self._tools)
 
-    def _probe(self) -> dict[str, Any]:
-        config = self._config
-        name = config.database if config.database is not None else self._server.maintenance_database()
-        with self._server.connect(name, seconds=PROBE_SECONDS) as connection:
-            connection.execute("SELECT set_config('statement_timeout', '5s', false)")
-            size = "SELECT pg_catalog.pg_database_size(current_database())"
-            if config.database is None:
-                size = "SELECT sum(pg_catalog.pg_database_size(oid))::bigint FROM pg_catalog.pg_database"
-            return {
-                "version": version_text(connection.info.server_version),
-                "size_bytes": scalar(connection, size),
-                "connections": scalar(connection, "SELECT count(*) FROM pg_catalog.pg_stat_activity"),
-            }
-
-    def _dump_of(self, name: str) -> DatabaseDump:
+    def _dump_of(self, name: str, environment: dict[str, str]) -> DatabaseDump:
         with self._server.connect(name, error=DumpFailedError) as connection:
             tools = self._meet(connection)
             size_hint_bytes = scalar(connection, _DUMP_SIZE)
             metadata = capture(connection) | self._versions(tools)
-        return DatabaseDump(
-            name, tools, child_environment(self._config), size_hint_bytes=size_hint_bytes, metadata=metadata
-        )
+        return DatabaseDump(name, tools, environment, size_hint_bytes=size_hint_bytes, metadata=metadata)
 
-    def _dump_of_globals(self) -> GlobalsDump:
+    def _dump_of_globals(self, environment: dict[str, str]) -> GlobalsDump:
         database = self._server.maintenance_database()
         with self._server.connect(database, error=DumpFailedError) as connection:
             tools = self._meet(connection)
             passwords = scalar(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
             left_out = [row[0] for row in connection.execute(_LEFT_OUT)]
-        environment = child_environment(self._config)
         dump = GlobalsDump(database, tools, environment, passwords=passwords, metadata=self._versions(tools))
         dump.warnings += [f"database {name!r} admits no connections and is not in the backup" for name in left_out]
         return dump

@@ -17,6 +17,7 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.engines.base import RestoreOptions, RestoreStream
+from dataguardian.engines.network import reached
 from dataguardian.engines.postgres import properties
 from dataguardian.engines.postgres.config import MAX_NAME_BYTES, child_environment
 from dataguardian.engines.postgres.globals import Globals
@@ -152,15 +153,16 @@ class Restoration:
     ) -> None:
         with self._connect() as connection:
             server_major = connection.info.server_version // 10000
-        load = Load(
-            stream=stream.name,
-            database=database,
-            shown_as=self.database or stream.name,
-            tools=tools,
-            environment=child_environment(self.server.config),
-            one_transaction=one_transaction,
-        )
-        (load.by_script if tools.major > server_major else load.directly)(chunks)
+        with reached(self.server.config) as endpoint:
+            load = Load(
+                stream=stream.name,
+                database=database,
+                shown_as=self.database or stream.name,
+                tools=tools,
+                environment=child_environment(self.server.config, endpoint),
+                one_transaction=one_transaction,
+            )
+            (load.by_script if tools.major > server_major else load.directly)(chunks)
 
     def _swap(self) -> None:
         """Renames everything in one transaction: either all databases are the restored ones, or none is, also when

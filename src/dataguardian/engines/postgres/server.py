@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import select
 import time
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from dataguardian.domain.errors import (
     TargetInUseError,
     UnreachableError,
 )
-from dataguardian.engines.postgres.config import DEFAULT_PORT, PostgresConfig, host_of, password_of, user_of
+from dataguardian.engines.network import Endpoint, check_tls_files, reached
+from dataguardian.engines.postgres.config import PostgresConfig, libpq_parameters, user_of
+from dataguardian.engines.postgres.refusal import kind_by_code, kind_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -31,22 +32,10 @@ MAINTENANCE_DATABASES = ("postgres", "template1")
 CONNECT_SECONDS = 10
 _CANCEL_SECONDS = 10
 
-_BY_SQLSTATE: dict[str, type[DataGuardianError]] = {
-    "3D000": NotFoundError,
-    "28": AuthenticationError,
-    "42501": NotAllowedError,
-    "53100": DiskFullError,
-    "55006": TargetInUseError,
-    "57P": UnreachableError,
-    "08": UnreachableError,
-}
-# libpq gives no SQLSTATE for a connection that was refused, only the server's words.
-_BY_MESSAGE: tuple[tuple[re.Pattern[str], type[DataGuardianError]], ...] = (
-    (re.compile(r'database ".*" does not exist', re.DOTALL), NotFoundError),
-    (re.compile(r"permission denied for database|not currently accepting connections"), NotAllowedError),
-    (re.compile(r"authentication failed|no password supplied|pg_hba\.conf|role \".*\" (does not exist|is not permitted)"
-                r"|certificate|SSL|channel binding", re.DOTALL), AuthenticationError),
-)  # fmt: skip
+_PLAIN_SESSION = """
+SELECT set_config('search_path', '', false), set_config('statement_timeout', %s, false),
+    set_config('lock_timeout', '0', false), set_config('default_transaction_read_only', 'off', false)
+"""
 _HINTS: dict[type[DataGuardianError], str] = {
     AuthenticationError: "check the user, the password (--password-file or DATAGUARDIAN_PASSWORD) and pg_hba.conf",
     NotFoundError: "check the database's name; a postgresql:// address without one means the whole cluster",
@@ -65,7 +54,12 @@ class Server:
 
     @contextmanager
     def connect(
-        self, database: str, *, seconds: int = CONNECT_SECONDS, error: type[EngineError] = EngineError
+        self,
+        database: str,
+        *,
+        seconds: int = CONNECT_SECONDS,
+        statement_timeout: str = "0",
+        error: type[EngineError] = EngineError,
     ) -> Iterator[Connection]:
         """Yields an autocommit connection whose sessions settings cannot get in the way.
 
@@ -74,16 +68,16 @@ class Server:
         import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
         place = f"database {database!r} at {self.place}"
-        try:
-            with psycopg.connect(**self._parameters(database, seconds), autocommit=True) as connection:
-                connection.execute(
-                    "SELECT set_config('search_path', '', false), set_config('statement_timeout', '0', false),"
-                    " set_config('lock_timeout', '0', false), set_config('default_transaction_read_only', 'off', false)"
-                )
-                with _settled(connection):
-                    yield connection
-        except psycopg.Error as failure:
-            raise _translated(failure, place, error) from failure
+        check_tls_files(self.config)
+        with reached(self.config) as endpoint:
+            opened = _open(_parameters(self.config, endpoint, database, seconds), place)
+            try:
+                with opened as connection:
+                    connection.execute(_PLAIN_SESSION, (statement_timeout,))
+                    with _settled(connection):
+                        yield connection
+            except psycopg.Error as failure:
+                raise _translated(failure, place, error) from failure
 
     def maintenance_database(self, avoid: frozenset[str] = frozenset()) -> str:
         """Returns a database to work from that is none of `avoid`; raises what the last one said."""
@@ -103,33 +97,39 @@ class Server:
 
     @property
     def place(self) -> str:
-        return f"{host_of(self.config)}:{self.config.port or DEFAULT_PORT}"
+        return self.config.place
 
-    def _parameters(self, database: str, seconds: int) -> dict[str, Any]:
-        config = self.config
-        given = {
-            "password": password_of(config),
-            "sslmode": config.ssl_mode,
-            "sslrootcert": config.ssl_ca,
-            "sslcert": config.ssl_cert,
-            "sslkey": config.ssl_key,
-        }
-        fixed = {
-            "host": host_of(config),
-            "hostaddr": "",
-            "port": config.port or DEFAULT_PORT,
-            "user": user_of(config),
-            "dbname": database,
-            "options": "",
-            "client_encoding": "UTF8",
-            "application_name": "dataguardian",
-            "connect_timeout": seconds,
-            "target_session_attrs": "any",
-            "keepalives_idle": 60,
-            "keepalives_interval": 15,
-            "keepalives_count": 4,
-        }
-        return fixed | {key: value for key, value in given.items() if value is not None}
+
+def _parameters(config: PostgresConfig, endpoint: Endpoint, database: str, seconds: int) -> dict[str, Any]:
+    return {
+        "hostaddr": "",
+        **libpq_parameters(config, endpoint),
+        "dbname": database,
+        "options": "",
+        "client_encoding": "UTF8",
+        "application_name": "dataguardian",
+        "connect_timeout": seconds,
+        "target_session_attrs": "any",
+        "keepalives_idle": 60,
+        "keepalives_interval": 15,
+        "keepalives_count": 4,
+    }
+
+
+def _open(parameters: dict[str, Any], place: str) -> Connection:
+    """Raises AccessError, or DiskFullError, with the server's own words."""
+    import psycopg  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    try:
+        return psycopg.connect(**parameters, autocommit=True)
+    except psycopg.errors.ConnectionTimeout as failure:
+        raise UnreachableError(
+            f"{place}: no answer within {parameters['connect_timeout']} s", hint=_HINTS[UnreachableError], timeout=True
+        ) from failure
+    except psycopg.Error as failure:
+        kind = kind_of(failure, parameters)
+        text = str(failure).replace("\n", " ").replace("\t", "").strip()
+        raise kind(f"{place}: {text}", hint=_HINTS.get(kind, ""), sqlstate=failure.sqlstate) from failure
 
 
 @contextmanager
@@ -176,16 +176,9 @@ def scalar(connection: Connection, query: LiteralString, *values: object) -> Any
 def _translated(failure: psycopg.Error, place: str, fallback: type[EngineError]) -> DataGuardianError:
     import psycopg  # noqa: PLC0415 -- see above
 
-    kind = _kind_of(failure, isinstance(failure, psycopg.OperationalError), fallback)
+    lost = UnreachableError if isinstance(failure, psycopg.OperationalError) else fallback
+    kind = kind_by_code(failure.sqlstate, fallback) if failure.sqlstate else lost
     # The diagnostic's own text only: str() of an error would repeat pieces of the statement.
     text = failure.diag.message_primary or str(failure).replace("\n", " ").replace("\t", "")
-    return kind(f"{place}: {text}", hint=_HINTS.get(kind, ""), sqlstate=failure.sqlstate)
-
-
-def _kind_of(failure: psycopg.Error, operational: bool, fallback: type[EngineError]) -> type[DataGuardianError]:
-    if failure.sqlstate:
-        matches = (kind for prefix, kind in _BY_SQLSTATE.items() if failure.sqlstate.startswith(prefix))
-        return next(matches, fallback)
-    if not operational:
-        return fallback
-    return next((kind for pattern, kind in _BY_MESSAGE if pattern.search(str(failure))), UnreachableError)
+    details = {"timeout": True} if isinstance(failure, psycopg.errors.QueryCanceled) else {}
+    return kind(f"{place}: {text}", hint=_HINTS.get(kind, ""), sqlstate=failure.sqlstate, **details)
