@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import asyncssh
 
 from dataguardian.domain.errors import DataGuardianError, StorageDeniedError
-from dataguardian.ssh import SshTarget, connect, run
+from dataguardian.ssh import SshTarget
+from dataguardian.ssh.client import connect, run
 
 T = TypeVar("T")
 
