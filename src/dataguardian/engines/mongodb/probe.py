@@ -1,0 +1,74 @@
+"""What a health probe tells of a MongoDB server, and which privilege a dump would lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from dataguardian.domain.errors import DataGuardianError, NotAllowedError
+from dataguardian.engines.base import CheckStatus, ProbeResult
+from dataguardian.engines.mongodb.server import Link, Server
+
+PROBE_SECONDS = 5.0
+NEEDED = ("find", "listCollections", "listIndexes")
+"""Actions on a database that a dump of it needs; the roles read and backup have them."""
+_STATUS: dict[str, CheckStatus] = {"auth_failed": "auth_failed", "unreachable": "unreachable"}
+
+
+def probe(server: Server, database: str | None) -> ProbeResult:
+    try:
+        with server.connect(seconds=PROBE_SECONDS) as link:
+            metadata = {"version": link.version} | _figures(link, database)
+            if missing := missing_privileges(link, [database] if database else link.databases()):
+                return ProbeResult(
+                    "error", f"a dump would lack {missing[0]}", metadata | {"missing_privileges": missing}
+                )
+            return ProbeResult("ok", metadata=metadata)
+    except DataGuardianError as error:
+        timed_out = error.code == "unreachable" and ("timed out" in error.message or "timeout" in error.message.lower())
+        return ProbeResult("timeout" if timed_out else _STATUS.get(error.code, "error"), error.message)
+
+
+def missing_privileges(link: Link, databases: Iterable[str]) -> list[str]:
+    """Returns sentences such as `find on database 'shop'`; none where the server asks nobody who he is."""
+    status = link.command("admin", {"connectionStatus": 1, "showPrivileges": True})
+    info = status.get("authInfo") or {}
+    if not info.get("authenticatedUsers") or "authenticatedUserPrivileges" not in info:
+        return []
+    privileges = info["authenticatedUserPrivileges"]
+    return [
+        f"{action} on database {name!r}"
+        for name in databases
+        for action in NEEDED
+        if not _has(privileges, name, action)
+    ]
+
+
+def _has(privileges: Iterable[dict[str, Any]], database: str, action: str) -> bool:
+    return any(
+        (action in privilege.get("actions", ()) and _covers(privilege.get("resource") or {}, database))
+        or ((privilege.get("resource") or {}).get("anyResource") and "anyAction" in privilege.get("actions", ()))
+        for privilege in privileges
+    )  # fmt: skip
+
+
+def _covers(resource: dict[str, Any], database: str) -> bool:
+    whole = resource.get("collection") == "" and resource.get("db") in ("", database)
+    return bool(resource.get("anyResource")) or whole
+
+
+def _figures(link: Link, database: str | None) -> dict[str, Any]:
+    """Returns size and connections, as far as the user may ask for them."""
+    from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    figures: dict[str, Any] = {}
+    with suppress(OperationFailure, NotAllowedError):
+        if database is None:
+            figures["size_bytes"] = int(link.command("admin", {"listDatabases": 1}).get("totalSize") or 0)
+        else:
+            figures["size_bytes"] = int(link.command(database, {"dbStats": 1}).get("dataSize") or 0)
+    with suppress(OperationFailure, NotAllowedError):
+        status = link.command("admin", {"serverStatus": 1})
+        figures["connections"] = int((status.get("connections") or {}).get("current") or 0)
+    return figures

@@ -1,0 +1,72 @@
+"""TLS as MongoDB's clients want it told: options, and certificate and key in one file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dataguardian.engines.mongodb.config import MongoConfig
+
+_VERIFIES_NOTHING = ("prefer", "require")
+
+
+@contextmanager
+def key_file(config: MongoConfig) -> Iterator[str | None]:
+    """Gives the path of a file with the client's certificate and key, made for the time of the block if need be."""
+    if not config.ssl_cert or not config.ssl_key:
+        yield config.ssl_cert
+        return
+    with private_file(
+        "client.pem", Path(config.ssl_cert).read_bytes() + b"\n" + Path(config.ssl_key).read_bytes()
+    ) as path:
+        yield path
+
+
+@contextmanager
+def private_file(name: str, content: bytes) -> Iterator[str]:
+    """Gives the path of a file that only this user can read, and that is gone after the block."""
+    folder = tempfile.mkdtemp(prefix="dataguardian-")  # 0700
+    try:
+        path = Path(folder) / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        yield str(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def driver_options(config: MongoConfig, key_path: str | None, *, has_tls: bool) -> dict[str, Any]:
+    """Returns the options of a MongoClient."""
+    if not has_tls:
+        return {"tls": False}
+    given = {
+        "tlsCAFile": config.ssl_ca,
+        "tlsCertificateKeyFile": key_path,
+        "tlsAllowInvalidCertificates": config.ssl_mode in _VERIFIES_NOTHING or None,
+        "tlsAllowInvalidHostnames": config.ssl_mode == "verify-ca" or None,
+    }
+    return {"tls": True} | {key: value for key, value in given.items() if value is not None}
+
+
+def uri_options(config: MongoConfig, key_path: str | None, *, has_tls: bool) -> dict[str, str]:
+    """Returns the same for the URI that mongodump gets; see `mongodump_can`."""
+    if not has_tls:
+        return {"tls": "false"}
+    given = {
+        "tlsCAFile": config.ssl_ca,
+        "tlsCertificateKeyFile": key_path,
+        "tlsInsecure": "true" if config.ssl_mode in _VERIFIES_NOTHING else None,
+    }
+    return {"tls": "true"} | {key: value for key, value in given.items() if value is not None}
+
+
+def mongodump_can(config: MongoConfig) -> bool:
+    """Tells whether mongodump verifies as much as the configuration asks: it knows all or nothing, and no other name
+    than that of the address.
+    """
+    tunnelled = config.ssh_tunnel is not None and config.ssl_mode == "verify-full"
+    return config.ssl_mode != "verify-ca" and not tunnelled
