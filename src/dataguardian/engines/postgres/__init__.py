@@ -35,6 +35,7 @@ from dataguardian.engines.postgres.load import feed, without_data
 from dataguardian.engines.postgres.probe import LIMIT_SECONDS, probe
 from dataguardian.engines.postgres.properties import capture
 from dataguardian.engines.postgres.restore import Restoration
+from dataguardian.engines.postgres.selection import select
 from dataguardian.engines.postgres.server import Server, scalar, version_text
 from dataguardian.engines.postgres.target import look_at
 from dataguardian.engines.postgres.tools import client_programs, newest_tools, tools_for
@@ -76,16 +77,19 @@ class PostgresEngine(Engine):
         return within(LIMIT_SECONDS, lambda: probe(self._server))
 
     def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
-        if options.include or options.exclude:
-            raise UsageError("a PostgreSQL backup takes no --include or --exclude: it is the whole database")
+        if self._config.database is None and (options.include or options.exclude):
+            raise UsageError(
+                "--include and --exclude choose within one database, and this address is a whole server",
+                hint=f"back up one database: {self._config.describe()}DATABASE",
+            )
         with reached(self._config) as endpoint:
             environment = child_environment(self._config, endpoint)
             if self._config.database is not None:
-                yield self._dump_of(self._config.database, environment)
+                yield self._dump_of(self._config.database, environment, options)
                 return
             yield self._dump_of_globals(environment)
             for name in self._databases():
-                yield self._dump_of(name, environment)
+                yield self._dump_of(name, environment, options)
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))
@@ -127,12 +131,17 @@ class PostgresEngine(Engine):
     def tools(self) -> list[ToolVersion]:
         return list(self._tools)
 
-    def _dump_of(self, name: str, environment: dict[str, str]) -> DatabaseDump:
+    def _dump_of(self, name: str, environment: dict[str, str], options: DumpOptions) -> DatabaseDump:
         with self._server.connect(name, error=DumpFailedError) as connection:
             tools = self._meet(connection)
             size_hint_bytes = scalar(connection, _DUMP_SIZE)
             metadata = capture(connection) | self._versions(tools)
-        return DatabaseDump(name, tools, environment, size_hint_bytes=size_hint_bytes, metadata=metadata)
+            selection = select(connection, options)
+        if selection.schemas:
+            metadata["schemas"] = list(selection.schemas)
+        return DatabaseDump(
+            name, tools, environment, size_hint_bytes=size_hint_bytes, metadata=metadata, selection=selection
+        )
 
     def _dump_of_globals(self, environment: dict[str, str]) -> GlobalsDump:
         database = self._server.maintenance_database()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
 from dataguardian.engines.postgres.config import connection_string, quoted_name
+from dataguardian.engines.postgres.selection import Selection
 from dataguardian.engines.postgres.server import MAINTENANCE_DATABASES
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
@@ -38,19 +40,21 @@ class DatabaseDump:
         *,
         size_hint_bytes: int | None,
         metadata: dict[str, Any],
+        selection: Selection,
     ) -> None:
         self.name = name
         self.size_hint_bytes = size_hint_bytes
         self.metadata = metadata
         self.warnings: list[str] = []
-        self.restore_by_hand = commands_by_hand(name)
+        self.restore_by_hand = commands_by_hand(name, selection.schemas)
+        self._selection = selection
         self._tools = tools
         self._environment = environment
         self._children = ExitStack()
 
     def __enter__(self) -> Self:
         dump = [self._tools.path("pg_dump"), "--format=custom", "--compress=0", "--no-password"]
-        dump.append(f"--dbname={connection_string(self.name)}")
+        dump += [*self._selection.options, f"--dbname={connection_string(self.name)}"]
         self._dump = self._children.enter_context(ChildProcess(dump, env=self._environment, stdout=True, stdbuf=True))
         check = [self._tools.path("pg_restore"), "--file=/dev/null"]
         self._checker = self._children.enter_context(
@@ -74,7 +78,8 @@ class DatabaseDump:
         self._checker.close_stdin()
         if _exit_code(self._checker, _CHECK_SECONDS) != 0:
             raise self._unsound()
-        self.warnings = [f"{self.name}: {line}" for line in self._dump.stderr_lines if line.strip()]
+        said = [*self._selection.warnings, *self._dump.stderr_lines]
+        self.warnings = [f"{self.name}: {line}" for line in said if line.strip()]
 
     def _failed(self, code: int) -> DumpFailedError:
         return DumpFailedError(
@@ -151,10 +156,17 @@ def is_complete_sql(tail: bytes) -> bool:
     return _TRAILER.search(tail) is not None
 
 
-def commands_by_hand(database: str) -> list[str]:
-    """Returns the stock commands for an archive. The databases of a fresh cluster exist already."""
+def commands_by_hand(database: str, schemas: Sequence[str] = ()) -> list[str]:
+    """Returns the stock commands for an archive. The databases of a fresh cluster exist already.
+
+    `schemas` are those that the archive needs and does not make: then the database must be there as well.
+    """
     plain = re.fullmatch(r"[A-Za-z0-9_.]+", database)
     into = shlex.quote(f"--dbname={database if plain else quoted_name(database)}")
+    if schemas:
+        names = ['"' + name.replace('"', '""') + '"' for name in schemas]
+        create = shlex.quote("".join(f"CREATE SCHEMA IF NOT EXISTS {name};" for name in names))
+        return [f"psql -X -q {into} -c {create} </dev/null && pg_restore --exit-on-error {into}"]
     if database in MAINTENANCE_DATABASES:
         return [f"pg_restore --exit-on-error {into}"]
     return ["pg_restore --create --exit-on-error --dbname=postgres", f"pg_restore --exit-on-error {into}"]

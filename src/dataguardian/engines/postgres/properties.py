@@ -103,6 +103,24 @@ def empty_out(connection: Connection, properties: dict[str, Any]) -> None:
         connection.execute("DROP SCHEMA IF EXISTS public")
 
 
+def create_schemas(connection: Connection, properties: dict[str, Any]) -> list[str]:
+    """Makes the schemas that a partial archive needs; returns those that were not there."""
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    there = {row[0] for row in connection.execute("SELECT nspname FROM pg_catalog.pg_namespace")}
+    missing = [name for name in properties.get("schemas") or () if name not in there]
+    for name in missing:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+    return missing
+
+
+def drop_schemas(connection: Connection, names: Iterable[str]) -> None:
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    for name in names:
+        connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(name)))
+
+
 def apply(
     connection: Connection,
     name: str,

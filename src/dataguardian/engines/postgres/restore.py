@@ -108,7 +108,14 @@ class Restoration:
     def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: ToolSet) -> None:
         """For a role that may not create databases: all or nothing in one transaction."""
         chunks = _with_last_one_held_back(stream.chunks(), rest, self.options.before_swap)
-        self._load(stream, str(self.database), chunks, tools, one_transaction=True)
+        with self._connect(self.database) as connection:
+            made = properties.create_schemas(connection, stream.metadata)
+        try:
+            self._load(stream, str(self.database), chunks, tools, one_transaction=True)
+        except BaseException as error:
+            with self._told(error.add_note, "removing new schemas"), self._connect(self.database) as connection:
+                properties.drop_schemas(connection, made)
+            raise
 
     def _restore_beside(self, stream: RestoreStream, target: Target, tools: ToolSet) -> None:
         beside = _Beside(target, _temporary_name(target.name, "dg"), _temporary_name(target.name, "old"))
@@ -117,6 +124,7 @@ class Restoration:
             properties.create_database(connection, beside.temporary, stream.metadata)
         with self._connect(beside.temporary) as connection:
             properties.empty_out(connection, stream.metadata)
+            properties.create_schemas(connection, stream.metadata)
         head = Head()
         chunks = head.keep(stream.chunks()) if stream.metadata.get("settings") else stream.chunks()
         self._load(stream, beside.temporary, chunks, tools)
