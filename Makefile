@@ -3,7 +3,8 @@
 # sample, without the service.
 
 PYTHON ?= python3
-JOBS ?= 2
+# Many tests wait for leases and time limits: more processes than cores.
+JOBS ?= 3
 DATAGUARDIAN_HOME ?= $(CURDIR)/.dataguardian
 export DATAGUARDIAN_HOME
 
@@ -22,7 +23,7 @@ tour: .venv/.installed
 
 # The suite brings its own homes and servers; nothing of this environment may leak into it.
 test: lint tools
-	env -u DATAGUARDIAN_HOME $(BIN)/pytest -n $(JOBS)
+	env -u DATAGUARDIAN_HOME $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check
