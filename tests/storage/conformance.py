@@ -8,27 +8,31 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
 from dataguardian.domain.errors import (
     IntegrityError,
     ObjectMissingError,
+    StorageConnectionError,
     StorageDeniedError,
     StorageError,
     StorageFullError,
+    StorageTransientError,
     StorageUnreachableError,
     UsageError,
 )
 from dataguardian.domain.sizes import MIB
 from dataguardian.storage.base import Storage, StorageConfig, StoredObject
 from dataguardian.storage.registry import build_storage
+from dataguardian.storage.retrying import wrap
+from tests.storage.proxy import TcpProxy, Wire, bounded
 
 SPAWN = multiprocessing.get_context("spawn")
 LARGE_BYTES = 256 * MIB
@@ -62,6 +66,9 @@ class Harness(ABC):
 
     kill_bytes: ClassVar[int] = 64 * MIB
     """Size of the object whose put is killed: large enough to be caught in the middle."""
+
+    keeps_folders: ClassVar[bool] = True
+    """False where the peer itself, told to delete an object with the name of a folder, deletes what is in it."""
 
     address: tuple[str, int] | None = None
     """Where the peer listens (TCP); None for a storage that is not reached over a network."""
@@ -247,10 +254,10 @@ class StorageConformance:
         storage.put("job/run-1/01-x/1", b"back")
         assert storage.get("job/run-1/01-x/1", 4) == b"back"
 
-    def test_a_folder_is_not_deleted_as_an_object(self, storage: Storage) -> None:
+    def test_a_folder_is_not_deleted_as_an_object(self, harness: Harness, storage: Storage) -> None:
         """Deleting the name of a folder leaves what is in it."""
         storage.put("a/b/c", b"x")
-        for path in ("a", "a/b", "a/b/c/d"):
+        for path in ("a", "a/b", "a/b/c/d") if harness.keeps_folders else ():
             storage.delete(path)
         assert listed(storage) == {"a/b/c": 1}
 
@@ -268,20 +275,21 @@ class StorageConformance:
         harness.open().put("job/same", contents[0])
 
         def write(content: bytes) -> None:
-            storage = harness.open()
+            storage = wrap(harness.open())
             for _ in range(10):
                 storage.put("job/same", content)
 
         def read() -> None:
-            storage = harness.open()
+            storage = wrap(harness.open())
             for _ in range(20):
                 assert storage.get("job/same", 2 * MIB) in contents
 
         in_parallel(lambda: write(contents[0]), lambda: write(contents[1]), read)
         assert listed(harness.open()).keys() == {"job/same"}
 
-    def test_pruning_and_putting_do_not_disturb_each_other(self, storage: Storage) -> None:
+    def test_pruning_and_putting_do_not_disturb_each_other(self, harness: Harness) -> None:
         """One thread's delete may remove the folder that another thread's put is about to use."""
+        storage = wrap(harness.open())
 
         def come_and_go(number: int) -> None:
             path = f"job/run/01-x/{number}"
@@ -372,6 +380,67 @@ class StorageConformance:
         assert listed(storage) == {"job/x": 1}
         assert list(storage.folders()) == ["job"]
 
+    def test_a_connection_that_is_cut_while_putting_is_transient(self, harness: Harness) -> None:
+        """A reset in the middle of an upload stores nothing, and the same client puts the part again."""
+        content = pattern("cut", 4 * MIB)
+        with through(harness) as (storage, proxy):
+            storage.put("job/first", b"x")
+            for what in ("reset", "close"):
+                proxy.script(Wire(way="up", what=what, after_bytes=MIB))
+                with pytest.raises(StorageTransientError) as caught:
+                    storage.put("job/cut", content)
+                assert caught.value.hint
+                proxy.assert_all_fired()
+                assert listed(harness.open()) == {"job/first": 1}
+            proxy.script()
+            storage.put("job/cut", content)
+            assert harness.open().get("job/cut", len(content)) == content
+
+    def test_a_truncated_read_is_never_taken_for_the_object(self, harness: Harness) -> None:
+        """An answer that ends early, however politely, is an error; the next try of the same client gets it all."""
+        content = pattern("truncated", 4 * MIB)
+        harness.open().put("job/read", content)
+        with through(harness) as (storage, proxy):
+            storage.stat("job/read")
+            for what in ("close", "reset"):
+                proxy.script(Wire(way="down", what=what, after_bytes=MIB))
+                with pytest.raises(StorageTransientError):
+                    storage.get("job/read", len(content))
+                proxy.assert_all_fired()
+            proxy.script()
+            assert storage.get("job/read", len(content)) == content
+
+    def test_silence_is_bounded(self, harness: Harness) -> None:
+        """A server that stops talking costs `timeout_seconds` and not more, and a shorter stall costs nothing."""
+        content = pattern("stall", 2 * MIB)
+        with through(harness, timeout_seconds=1.5) as (storage, proxy):
+            storage.put("job/warm-up", content)
+            calls: list[tuple[Literal["up", "down"], Callable[[], object]]] = [
+                ("up", lambda: storage.put("job/stalled", content)),
+                ("down", lambda: storage.get("job/warm-up", len(content))),
+                ("down", lambda: list(storage.list())),
+            ]
+            for way, call in calls:
+                proxy.script(Wire(way=way, what="stall", seconds=30))
+                began = time.monotonic()
+                with pytest.raises(StorageTransientError):
+                    call()
+                bounded(12, began)
+                proxy.assert_all_fired()
+            proxy.script(Wire(way="up", what="stall", after_bytes=MIB, seconds=0.3))
+            storage.put("job/late", content)
+            proxy.assert_all_fired()
+            assert storage.get("job/late", len(content)) == content
+
+    def test_nothing_listening_is_unreachable(self, harness: Harness) -> None:
+        """A refused connection is worth another try, and in the end says that nothing answers."""
+        with through(harness) as (_, proxy):
+            config = harness.at("127.0.0.1", proxy.port, timeout_seconds=2)
+        with pytest.raises(StorageConnectionError) as caught:
+            build_storage(config).stat("a/b")
+        assert caught.value.hint
+        assert caught.value.exit_code == 5
+
     def test_large_objects_are_not_copied_in_memory(self, harness: Harness) -> None:
         """256 MiB go in and out whole, and cost no more memory than the caller's own copy and the answer."""
         answer, theirs = SPAWN.Pipe()
@@ -402,6 +471,15 @@ class StorageConformance:
         assert interrupted, "no put was interrupted: the test proved nothing"
         storage.put("job/killed", b"again")
         assert [entry for entry in storage.list() if entry != StoredObject("job/killed", 5, entry.sha256)] == []
+
+
+@contextmanager
+def through(harness: Harness, *, timeout_seconds: float = 10) -> Iterator[tuple[Storage, TcpProxy]]:
+    """Gives the storage as reached through a proxy."""
+    if harness.address is None:
+        pytest.skip("this storage is not reached over a network")
+    with TcpProxy(harness.address) as proxy:
+        yield build_storage(harness.at("127.0.0.1", proxy.port, timeout_seconds=timeout_seconds)), proxy
 
 
 def _timed(call: Callable[[], object]) -> float:
