@@ -73,6 +73,7 @@ class Bench:
 
     def compared(self, bars: dict[str, float | None], sides: Sequence[Side], raw_bytes: int) -> Section:
         """Runs the sides in interleaved rounds. `bars`: the first side against each of these, and what it may take."""
+        self._sizes.clear()
         costs = self.meter.rounds(sides, self.pairs)
         return {
             "pairs": self.pairs,
