@@ -483,16 +483,24 @@ def test_client_matches_the_server(postgres16: PostgresServer, postgres18: Postg
         assert checksums(server, f"{name}_copy") == checksums(server, name)
 
 
-def test_older_into_newer_and_not_back(postgres16: PostgresServer, postgres18: PostgresServer) -> None:
-    """A dump goes into a newer server; into an older one it is refused before anything is touched."""
+def test_older_into_newer_and_back(postgres16: PostgresServer, postgres18: PostgresServer) -> None:
+    """A dump goes into a newer server; into an older one too if nothing new is in it, after a warning."""
     name = sample(postgres16, 100)
     (stream,) = dump(postgres16.url(name))
     restore(postgres18.url(f"{name}_from16"), [stream])
     assert checksums(postgres18, f"{name}_from16") == checksums(postgres16, name)
     (newer,) = dump(postgres18.url(f"{name}_from16"))
-    with pytest.raises(UsageError, match="18"):
+    assert not engine(postgres18.url("postgres")).cautions([newer])
+    (caution,) = engine(postgres16.url("postgres")).cautions([newer])
+    assert "dumped from PostgreSQL 18" in caution
+    restore(postgres16.url(f"{name}_from18"), [newer])
+    assert checksums(postgres16, f"{name}_from18") == checksums(postgres16, name)
+    postgres18.execute(f"{name}_from16", "CREATE TABLE v (a int, b int GENERATED ALWAYS AS (a * 2) VIRTUAL)")
+    (newer,) = dump(postgres18.url(f"{name}_from16"))
+    with pytest.raises(RestoreFailedError, match="syntax error"):
         restore(postgres16.url("from18"), [newer])
     assert "from18" not in postgres16.databases()
+    assert leftovers(postgres16) == set()
 
 
 def test_server_older_than_every_client(postgres16: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,12 @@ def restore(
 
     stored = bootstrap.open_backup(backup, sleep=STOP.sleep)
     datasource = bootstrap.open_datasource(target, password=password_from(password_file))
+    told: list[str] = []
+
+    def tell(warning: str) -> None:
+        told.append(warning)
+        output.warn(warning)
+
     with stoppable("the target is as it was"):
         with watch("restoring", quiet=json) as progress:
             result = run_restore(
@@ -45,10 +51,12 @@ def restore(
                 streams=stream or (),
                 options=RestoreOptions(drop_existing=drop_existing, before_swap=STOP.commit),
                 report=progress.report,
+                warn=tell,
             )
         STOP.finish()
     for warning in result.warnings:
-        output.warn(warning)
+        if warning not in told:
+            tell(warning)
     document = {
         "backup": stored.address,
         "target": datasource.address,

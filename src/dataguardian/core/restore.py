@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ class RestoreResult:
     warnings: list[str] = field(default_factory=list)
 
 
+def _to_nobody(_: str) -> None:
+    """For callers that read the result's warnings."""
+
+
 def run_restore(
     storage: Storage,
     directory: str,
@@ -39,9 +43,11 @@ def run_restore(
     options: RestoreOptions | None = None,
     clock: Clock | None = None,
     report: Report = silent,
+    warn: Callable[[str], None] = _to_nobody,
 ) -> RestoreResult:
     """Restores a backup, or the named streams of it, into the engine's datasource.
 
+    `warn` is told, before anything is fetched or touched, what may go wrong; the result's warnings have it too.
     Raises IntegrityError before or instead of changing the target when anything stored is not what was written.
     """
     clock, options = clock or SystemClock(), options or RestoreOptions()
@@ -52,12 +58,15 @@ def run_restore(
     refuse_self_restore(engine, storage)
     _check_complete(storage, backup, chosen)
     engine.prepare_restore([(stream.name, stream.kind) for stream in chosen], options)
+    cautions = engine.cautions(chosen)
+    for caution in cautions:
+        warn(caution)
     codec = codec_for(backup.manifest.compression)
     with PartReader(storage, directory, codec, backup.manifest.part_size_bytes) as reader:
         sources = [_Source(backup, stream, reader, report) for stream in chosen]
         engine.restore(iter(sources), options)
     size_bytes = sum(stream.size_bytes for stream in chosen)
-    return RestoreResult(backup.manifest, size_bytes, round(clock.monotonic() - started, 3), engine.warnings)
+    return RestoreResult(backup.manifest, size_bytes, round(clock.monotonic() - started, 3), cautions + engine.warnings)
 
 
 def choose_streams(manifest: Manifest, wanted: Sequence[str]) -> list[StreamRecord]:

@@ -20,7 +20,7 @@ Obligations, held by the conformance suite:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
@@ -117,6 +117,14 @@ class DumpStream(Protocol):
         """Ends children and removes staged files, whether the stream was finished or not."""
 
 
+class StoredStream(Protocol):
+    """One dump as the manifest describes it, before a byte of it is fetched."""
+
+    name: str
+    kind: str
+    metadata: dict[str, Any]
+
+
 class RestoreStream(Protocol):
     """One dump on its way back. `chunks` yields verified bytes only, and raises when the next ones are damaged."""
 
@@ -161,6 +169,10 @@ class Engine(ABC):
         Tools are installed, the target answers, is empty or may be dropped, is not in use. Raises UsageError,
         AccessError or MissingToolError.
         """
+
+    def cautions(self, streams: Sequence[StoredStream]) -> list[str]:  # noqa: ARG002 -- for engines that know releases
+        """Returns what the user should know before these streams are restored here; asked after `prepare_restore`."""
+        return []
 
     @abstractmethod
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:

@@ -122,11 +122,24 @@ def _backup(order: BackupOrder, engine: Engine, storage: Storage, link: Link) ->
 def _restore(order: RestoreOrder, engine: Engine, storage: Storage, link: Link) -> dict[str, Any]:
     manifest = load_backup(storage, order.directory).manifest
     options = RestoreOptions(drop_existing=order.drop_existing, before_swap=link.confirm)
+    told: list[str] = []
+
+    def warn(text: str) -> None:
+        told.append(text)
+        link.send("log", {"level": "warning", "message": text})
+
     done = run_restore(
-        storage, order.directory, engine, manifest.engine, streams=order.streams, options=options, report=link.report
+        storage,
+        order.directory,
+        engine,
+        manifest.engine,
+        streams=order.streams,
+        options=options,
+        report=link.report,
+        warn=warn,
     )
-    for warning in done.warnings:
-        link.send("log", {"level": "warning", "message": warning})
+    for warning in [text for text in done.warnings if text not in told]:
+        warn(warning)
     return {"size_bytes": done.size_bytes, "duration_seconds": done.duration_seconds, "warnings": done.warnings}
 
 

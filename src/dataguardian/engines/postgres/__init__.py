@@ -6,7 +6,7 @@ restore goes beside the target and is renamed into its place in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from dataguardian.engines.base import (
     ProbeResult,
     RestoreOptions,
     RestoreStream,
+    StoredStream,
     ToolVersion,
 )
 from dataguardian.engines.network import reached, within
@@ -34,7 +35,7 @@ from dataguardian.engines.postgres.dump import TAIL_BYTES, DatabaseDump, Globals
 from dataguardian.engines.postgres.load import feed, without_data
 from dataguardian.engines.postgres.probe import LIMIT_SECONDS, probe
 from dataguardian.engines.postgres.properties import capture
-from dataguardian.engines.postgres.restore import Restoration
+from dataguardian.engines.postgres.restore import Restoration, major_of
 from dataguardian.engines.postgres.selection import select
 from dataguardian.engines.postgres.server import Server, scalar, version_text
 from dataguardian.engines.postgres.target import look_at
@@ -109,6 +110,16 @@ class PostgresEngine(Engine):
                         f"the connecting role may not create and rename databases at {self._server.place}",
                         hint="restore a cluster as a superuser",
                     )
+
+    def cautions(self, streams: Sequence[StoredStream]) -> list[str]:
+        with self._server.connect(self._server.maintenance_database()) as connection:
+            here = connection.info.server_version // 10000
+        return [
+            f"{stream.name}: dumped from PostgreSQL {there}, and {self._server.place} is release {here}: what only"
+            " newer releases know makes the restore fail, and then nothing of it stays"
+            for stream in streams
+            if (there := major_of(stream.metadata.get("server_version"), here)) > here
+        ]
 
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
         self._warnings.clear()

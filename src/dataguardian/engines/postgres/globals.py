@@ -26,6 +26,11 @@ _TOKEN = re.compile(
 )
 _HEAD = re.compile(r'\s*(CREATE|ALTER|COMMENT ON) (ROLE|TABLESPACE) ("(?:[^"]|"")*"|[^\s;]+)')
 
+_MEMBERSHIP_OPTIONS = re.compile(
+    r'\A(GRANT (?:"(?:[^"]|"")*"|[^\s"]+) TO (?:"(?:[^"]|"")*"|[^\s"]+)) WITH ((?:(?:ADMIN|INHERIT|SET) \w+(?:, )?)+)'
+)
+_MEMBERSHIP_OPTIONS_SINCE = 160000
+
 Key = tuple[str, str]
 
 
@@ -46,7 +51,7 @@ class Globals:
             new = set(wanted) - known
             for statement, names in statements:
                 if _concerns(statement, names, new):
-                    self._run(connection, statement)
+                    self._run(connection, _understood(statement, connection.info.server_version))
         return [
             f"{kind.lower()} {name!r} exists on the target and was left as it is"
             for kind, name in wanted
@@ -95,6 +100,15 @@ def _whole(chunks: Iterable[bytes]) -> str:
     if not is_complete_sql(bytes(script[-TAIL_BYTES:])):
         raise IntegrityError("the script of roles and tablespaces is not complete: its last line is missing")
     return script.decode("utf-8", "surrogateescape")
+
+
+def _understood(statement: str, version: int) -> str:
+    """Returns a statement as an older server takes it: before 16, memberships had no option but ADMIN."""
+    if version >= _MEMBERSHIP_OPTIONS_SINCE:
+        return statement
+    return _MEMBERSHIP_OPTIONS.sub(
+        lambda match: f"{match[1]} WITH ADMIN OPTION" if "ADMIN" in match[2] else match[1], statement
+    )
 
 
 def _existing(connection: Connection) -> set[Key]:

@@ -52,6 +52,8 @@ _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 _PRIVILEGES = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 _GRANT: LiteralString = "GRANT {} ON DATABASE {} TO {}"
 _PROVIDERS_SINCE = 150000
+_RULES_SINCE = 160000
+_BUILTIN_SINCE = 170000
 
 
 def capture(connection: Connection) -> dict[str, Any]:
@@ -225,6 +227,8 @@ class _Properties:
 def _locale_options(version: int, properties: dict[str, Any]) -> Iterator[tuple[LiteralString, str]]:
     """Yields CREATE DATABASE's options; the server takes each as a string literal."""
     provider = properties.get("locale_provider", "libc")
+    if provider == "builtin" and version < _BUILTIN_SINCE:
+        provider = "libc"  # its LC_COLLATE and LC_CTYPE are recorded too, and sort alike
     for option, key in (("ENCODING", "encoding"), ("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype")):
         if properties.get(key):
             yield option, properties[key]
@@ -232,5 +236,5 @@ def _locale_options(version: int, properties: dict[str, Any]) -> Iterator[tuple[
         yield "LOCALE_PROVIDER", provider
     if provider != "libc" and properties.get("locale"):
         yield ("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"), properties["locale"]
-    if properties.get("icu_rules"):
+    if properties.get("icu_rules") and version >= _RULES_SINCE:
         yield "ICU_RULES", properties["icu_rules"]

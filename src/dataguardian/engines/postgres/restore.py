@@ -269,20 +269,14 @@ def _with_last_one_held_back(
 
 
 def _tools_for(stream: RestoreStream, connection: Connection) -> ToolSet:
-    """Returns clients that can read the stream's archive and speak to the server; refuses an older server."""
+    """Returns clients that can read the stream's archive and speak to the server."""
     server_major = connection.info.server_version // 10000
-    dumped, client = (_major(stream.metadata.get(key), server_major) for key in ("server_version", "client_version"))
-    if dumped > server_major:
-        raise UsageError(
-            f"{stream.name!r} was dumped from PostgreSQL {dumped}, and the target server is release {server_major}",
-            hint=f"restore into PostgreSQL {dumped} or newer",
-            database=stream.name,
-        )
+    client = major_of(stream.metadata.get("client_version"), server_major)
     tls = connection.pgconn.ssl_in_use
     return tools_for(max(client, server_major), f"restoring {stream.name!r}", tls=tls)
 
 
-def _major(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may hold anything
+def major_of(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may hold anything
     digits = re.match(r"\d+", str(version or ""))
     return int(digits[0]) if digits else default
 
