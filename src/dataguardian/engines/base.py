@@ -120,9 +120,14 @@ class DumpStream(Protocol):
 class StoredStream(Protocol):
     """One dump as the manifest describes it, before a byte of it is fetched."""
 
-    name: str
-    kind: str
-    metadata: dict[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def metadata(self) -> dict[str, Any]: ...
 
 
 class RestoreStream(Protocol):
