@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -120,6 +121,15 @@ def ssh_server(*, settings: str = "") -> Iterator[SshServer]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def remove(folder: Path) -> None:
+    """The server may still be writing down what a client that was killed had sent."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from dataguardian.domain.sizes import MIB
 from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage
 from dataguardian.storage.ssh import SshConfig
-from tests.ssh.sshd import SshServer, ssh_server
+from tests.ssh.sshd import SshServer, remove, ssh_server
 from tests.storage.conformance import Harness
 from tests.storage.fixture_local import small_disk
 from tests.storage.peers import Peers, shared
@@ -91,7 +90,7 @@ def on_sshd(_folder: Path) -> Iterator[Harness]:
     try:
         yield SshHarness(server, folder)
     finally:
-        shutil.rmtree(folder)
+        remove(folder)
 
 
 PEERS: Peers = {"sshd": on_sshd}
