@@ -29,6 +29,7 @@ class LocalForward:
         self._port = port
         self._connect_seconds = connect_seconds
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._listener: asyncssh.SSHListener | None = None
         self._refusal: BaseException | None = None
 
     def __enter__(self) -> tuple[str, int]:
@@ -43,24 +44,28 @@ class LocalForward:
         self._connection = await connect(self._target, connect_seconds=self._connect_seconds)
         try:
             loop = asyncio.get_running_loop()
-            listener = await create_tcp_forward_listener(self._connection, loop, self._carry, "127.0.0.1", 0)
+            self._listener = await create_tcp_forward_listener(self._connection, loop, self._carry, "127.0.0.1", 0)
         except BaseException:
             self._connection.abort()
             raise
-        return listener.get_port()
+        return self._listener.get_port()
 
     async def _carry(self, session: Callable[[], Any], from_host: str, from_port: int) -> Any:  # noqa: ANN401 -- theirs
         assert self._connection is not None  # noqa: S101 -- it was opened before the listener
         try:
-            return await self._connection.create_connection(session, self._host, self._port, from_host, from_port)
+            carried = await self._connection.create_connection(session, self._host, self._port, from_host, from_port)
         except BaseException as error:
             self._refusal = error
             raise
+        self._refusal = None
+        return carried
 
     async def _close(self) -> bool:
         """Returns whether the tunnel had broken before."""
         assert self._connection is not None  # noqa: S101 -- the block was entered
         broke = self._connection.is_closed()
+        if self._listener is not None:
+            self._listener.close()
         self._connection.abort()
         with contextlib.suppress(Exception):
             await self._connection.wait_closed()
