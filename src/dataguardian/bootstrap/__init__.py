@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES, BackupPlan
 from dataguardian.core.catalog import load_manifest, split_backup_path
+from dataguardian.domain.artifact import Manifest
 from dataguardian.domain.errors import IntegrityError, UnknownSchemeError, UsageError
 from dataguardian.domain.urls import Url, parse_url
 from dataguardian.engines.base import Engine, EngineConfig, StreamValidator
@@ -151,6 +152,11 @@ def deep_validator(backup: StoredBackup) -> StreamValidator:
         manifest = load_manifest(backup.location.storage, backup.directory)
     except IntegrityError:
         return _refuse
+    return validator_of(manifest)
+
+
+def validator_of(manifest: Manifest) -> StreamValidator:
+    """Returns the check of the engine that made a backup; raises UsageError when this installation has no such one."""
     return ENGINES.by_type(manifest.engine).validate
 
 

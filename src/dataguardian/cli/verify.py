@@ -1,4 +1,4 @@
-"""`dataguardian verify BACKUP`."""
+"""`dataguardian verify BACKUP`, and `dataguardian verify --all STORAGE`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dataguardian.cli import output
-from dataguardian.cli.options import BackupAddress, Json
+from dataguardian.cli.options import Json
 from dataguardian.cli.signals import STOP, stoppable
-from dataguardian.domain.errors import IntegrityError
+from dataguardian.domain.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from dataguardian.core.verify import VerifyReport
@@ -18,14 +18,39 @@ SHOWN_ERRORS = 20
 
 
 def verify(
-    backup: BackupAddress,
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="BACKUP", help="The backup's address, as `list` and `backup` print it; with --all the storage's."
+        ),
+    ],
     *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check every backup of a storage: dataguardian verify --all STORAGE.")
+    ] = False,
+    sample: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="With --all: only so many of the backups, by chance."),
+    ] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also expand every part and have the engine read the whole dump.")
     ] = False,
     json: Json = False,
 ) -> int:
-    """Check that a backup is complete and undamaged."""
+    """Check that a backup, or every backup of a storage, is complete and undamaged."""
+    if sample is not None and not (everything and 0 < sample <= 100):  # noqa: PLR2004 -- percent
+        raise UsageError(
+            "--sample is a percentage above 0, up to 100, and goes with --all",
+            hint="dataguardian verify --all STORAGE --sample 10",
+        )
+    if everything:
+        from dataguardian.cli.scrub import scrub
+
+        return scrub(address, sample=sample, deep=deep, json=json)
+    return _verify_one(address, deep=deep, json=json)
+
+
+def _verify_one(backup: str, *, deep: bool, json: bool) -> int:
     from dataguardian import bootstrap
     from dataguardian.cli.progress import watch
     from dataguardian.core.verify import run_verify
@@ -37,13 +62,14 @@ def verify(
             outcome = run_verify(stored.location.storage, stored.directory, validate=validate, report=progress.report)
         STOP.finish()
     if json:
-        output.show_json(_document(stored.address, outcome))
+        output.show_json(verify_document(stored.address, outcome))
     else:
         _show(stored.address, outcome)
     return 0 if outcome.ok else IntegrityError.exit_code
 
 
-def _document(address: str, outcome: VerifyReport) -> dict[str, object]:
+def verify_document(address: str, outcome: VerifyReport) -> dict[str, object]:
+    """Returns what `verify --json` prints of one backup."""
     return {
         "backup": address,
         "ok": outcome.ok,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.storage.base import Storage, checked_path
 
+_RUN = re.compile(r"[^/]+/\d{8}T\d{6}Z-[^/]+-\d+")
 _READERS = 8
 """Manifests that are read at once: a storage at the other end of a network answers each after a while only."""
 
@@ -37,10 +39,13 @@ class Backup:
 
 @dataclass(frozen=True)
 class Listing:
-    """`unreadable` maps directories whose manifest is damaged, or of another format, to the reason."""
+    """`unreadable` maps directories whose manifest is damaged, or of another format, to the reason; `unfinished` are
+    those of runs without one: runs that go on, that were killed, or whose manifest was lost.
+    """
 
     backups: list[tuple[str, Manifest]]
     unreadable: dict[str, str]
+    unfinished: list[str] = field(default_factory=list)
 
 
 def list_backups(storage: Storage) -> Listing:
@@ -48,6 +53,7 @@ def list_backups(storage: Storage) -> Listing:
     found: list[tuple[str, Manifest]] = []
     unreadable: dict[str, str] = {}
     directories: list[str] = []
+    unfinished: list[str] = []
     for job in storage.folders():
         try:
             directories += [f"{job}/{run}" for run in storage.folders(job)]
@@ -61,7 +67,9 @@ def list_backups(storage: Storage) -> Listing:
                 found.append((directory, manifest))
             elif manifest is not None:
                 unreadable[directory] = manifest
-    return Listing(sorted(found, key=lambda entry: (entry[1].started_at, entry[0])), unreadable)
+            elif _RUN.fullmatch(directory):
+                unfinished.append(directory)
+    return Listing(sorted(found, key=lambda entry: (entry[1].started_at, entry[0])), unreadable, sorted(unfinished))
 
 
 def _look(storage: Storage, directory: str) -> Manifest | str | None:
