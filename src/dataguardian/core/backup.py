@@ -17,16 +17,17 @@ from pydantic import BaseModel, ConfigDict
 from dataguardian import __version__
 from dataguardian.core.overlap import refuse_self_backup
 from dataguardian.core.progress import Progress, Report, silent
+from dataguardian.core.targets import TargetOutcome, Targets
 from dataguardian.core.texts import Pattern, Text, shown
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import Manifest, PartRecord, StreamRecord, ToolRecord
 from dataguardian.domain.clock import Clock, SystemClock, to_iso, to_stamp
-from dataguardian.domain.errors import ConflictError, DataGuardianError, DumpFailedError, StorageError, UsageError
+from dataguardian.domain.errors import DumpFailedError, StorageError, UsageError
 from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
 from dataguardian.engines.base import DumpOptions, DumpStream, Engine
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
-from dataguardian.streams.sealing import InOrderHash, SealedPart, seal
+from dataguardian.streams.sealing import InOrderHash, seal
 from dataguardian.streams.split import BufferPool, fill, plan_lanes
 
 DEFAULT_PART_SIZE_BYTES = 16 * MIB
@@ -60,11 +61,12 @@ class BackupPlan(BaseModel):
 
 @dataclass(frozen=True)
 class BackupResult:
-    """`directory` is the backup's path in the storage."""
+    """`directory` is the backup's path in every storage that holds it; `targets` say which do."""
 
     directory: str
     manifest: Manifest
     parts: list[PartRecord]
+    targets: list[TargetOutcome]
 
 
 def attempt_directory(name: str, started_at: datetime, execution_id: str, attempt: int) -> str:
@@ -79,7 +81,7 @@ def _publish_always() -> None:
 def run_backup(
     plan: BackupPlan,
     engine: Engine,
-    storage: Storage,
+    storage: Storage | Targets,
     *,
     clock: Clock | None = None,
     report: Report = silent,
@@ -87,24 +89,27 @@ def run_backup(
 ) -> BackupResult:
     """Takes one backup. On any error, and when stopped, everything that was stored is removed again.
 
+    Of several targets those that fail are left behind, and the backup goes on as long as there is one.
     `before_publish` is called when only the manifest is missing; it raises when somebody else has taken over, or when
     the run is to be stopped: afterwards the backup is beyond recall.
     Raises what the engine and the storage raise, and UsageError for a plan that cannot be carried out.
     """
     clock = clock or SystemClock()
+    targets = storage if isinstance(storage, Targets) else Targets.only(storage)
     codec = codec_for(plan.compression, plan.compression_level)
     _check_part_size(plan.part_size_bytes)
     started_at, started = clock.now(), clock.monotonic()
     directory = plan.directory or attempt_directory(plan.name, started_at, plan.execution_id, plan.attempt)
-    _check_place(storage, directory)
-    refuse_self_backup(engine, plan.dump_options(), storage, directory)
-    with _removed_on_failure(storage, directory), _Conveyor(plan, codec, storage, directory, report) as conveyor:
+    with _removed_on_failure(targets, directory), _Conveyor(plan, codec, targets, directory, report) as conveyor:
+        targets.claim(directory)
+        for place in targets.storages:
+            refuse_self_backup(engine, plan.dump_options(), place, directory)
         for number, dump in enumerate(engine.dump(plan.dump_options()), start=1):
             with dump as stream:
                 conveyor.carry(number, stream)
-        _check_arrival(storage, directory, conveyor.parts)
+        _check_arrival(targets, directory, conveyor.parts)
         records = artifact.encode_parts(conveyor.parts)
-        storage.put(f"{directory}/{artifact.PARTS}", records)
+        targets.put(f"{directory}/{artifact.PARTS}", records)
         draft = _draft_manifest(plan, codec, engine, conveyor).model_copy(
             update={
                 "started_at": to_iso(started_at),
@@ -114,13 +119,13 @@ def run_backup(
             }
         )
         sums = artifact.expected_sums(draft, conveyor.parts)
-        storage.put(f"{directory}/{artifact.SUMS}", sums)
+        targets.put(f"{directory}/{artifact.SUMS}", sums)
         manifest = draft.model_copy(update={"checksum": hashlib.sha256(sums).hexdigest()})
         text = artifact.encode_manifest(manifest)
         manifest = artifact.decode_manifest(text, where=artifact.MANIFEST)
         before_publish()
-        storage.put(f"{directory}/{artifact.MANIFEST}", text)
-    return BackupResult(directory, manifest, conveyor.parts)
+        targets.put(f"{directory}/{artifact.MANIFEST}", text)
+    return BackupResult(directory, manifest, conveyor.parts, targets.outcomes())
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class _Piece:
 
 @dataclass
 class _Conveyor:
-    """Carries streams into the storage, part by part, several at once, and keeps the records in order.
+    """Carries streams to the targets, part by part, several at once, and keeps the records in order.
 
     This thread reads; a few others compress, hash and store. Parts that are not yet stored are bounded by `lanes`, and
     so is the memory. A failure anywhere surfaces in this thread at the next part.
@@ -144,7 +149,7 @@ class _Conveyor:
 
     plan: BackupPlan
     codec: Codec
-    storage: Storage
+    targets: Targets
     directory: str
     report: Report
     parts: list[PartRecord] = field(default_factory=list)
@@ -157,9 +162,11 @@ class _Conveyor:
         self._lanes = plan_lanes(self.plan.part_size_bytes)
         self._pool = BufferPool(self._lanes.buffers, self.plan.part_size_bytes)
         self._threads = ThreadPoolExecutor(self._lanes.in_flight, thread_name_prefix="part")
+        self.targets.share(self._lanes.in_flight)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.targets.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def carry(self, number: int, stream: DumpStream) -> None:
@@ -221,8 +228,7 @@ class _Conveyor:
         finally:
             self._pool.release(piece.buffer)
         stored_hash.update(piece.number, sealed.data)
-        self.storage.put(f"{self.directory}/{path}", sealed.data)
-        self._check_stored(f"{self.directory}/{path}", sealed)
+        self.targets.put(f"{self.directory}/{path}", sealed.data, sealed.stored_sha256)
         return PartRecord(
             path=path,
             stream=piece.stream,
@@ -232,15 +238,6 @@ class _Conveyor:
             sha256=sealed.sha256,
             stored_sha256=sealed.stored_sha256,
         )
-
-    def _check_stored(self, path: str, sealed: SealedPart) -> None:
-        arrived = self.storage.stat(path)
-        if arrived.size_bytes != len(sealed.data) or arrived.sha256 not in (None, sealed.stored_sha256):
-            raise StorageError(
-                f"the storage accepted {path} but holds something else",
-                hint="run the backup again; if it happens again, do not trust this storage",
-                path=path,
-            )
 
     def _path(self, piece: _Piece) -> str:
         if piece.number >= artifact.MAX_PARTS:
@@ -263,48 +260,33 @@ class _Conveyor:
         )
 
 
-def _check_place(storage: Storage, directory: str) -> None:
-    """Proves, before the engine is bothered, that the storage is there and the directory is nobody else's.
-
-    What a failed run removes must be its own.
-    """
-    storage.free_space()
-    if any(True for _ in storage.list(directory)):
-        raise ConflictError(f"{directory} holds something already", hint="every run needs a directory of its own")
-
-
 @contextmanager
-def _removed_on_failure(storage: Storage, directory: str) -> Iterator[None]:
+def _removed_on_failure(targets: Targets, directory: str) -> Iterator[None]:
     """Removes whatever the block stored when it does not end well; the manifest first, so that no half stays listed."""
     try:
         yield
     except BaseException as error:
-        try:
-            remove_directory(storage, directory)
-        except DataGuardianError as trouble:
-            error.add_note(f"and what was stored in {directory} could not be removed: {trouble.message}")
+        for trouble in targets.clear(directory):
+            error.add_note(trouble)
         raise
 
 
-def remove_directory(storage: Storage, directory: str) -> None:
-    """Deletes a backup's objects, the manifest first: from then on it is no backup."""
-    storage.delete(f"{directory}/{artifact.MANIFEST}")
-    for entry in list(storage.list(directory)):
-        storage.delete(entry.path)
-
-
-def _check_arrival(storage: Storage, directory: str, parts: list[PartRecord]) -> None:
+def _check_arrival(targets: Targets, directory: str, parts: list[PartRecord]) -> None:
     """One list must equal the names and sizes that were sent."""
     if not parts:
         raise DumpFailedError("the source gave no stream at all", hint="`dataguardian doctor` may tell why")
     sent = {f"{directory}/{part.path}": part.stored_size_bytes for part in parts}
-    held = {entry.path: entry.size_bytes for entry in storage.list(directory)}
-    if sent != held:
-        wrong = sorted(path for path in sent.keys() | held.keys() if sent.get(path) != held.get(path))
-        raise StorageError(
-            f"the storage does not hold what was sent: {', '.join(wrong[:3])} ({len(wrong)} in all)",
-            hint="run the backup again; if it happens again, do not trust this storage",
-        )
+
+    def check(storage: Storage) -> None:
+        held = {entry.path: entry.size_bytes for entry in storage.list(directory)}
+        if sent != held:
+            wrong = sorted(path for path in sent.keys() | held.keys() if sent.get(path) != held.get(path))
+            raise StorageError(
+                f"the storage does not hold what was sent: {', '.join(wrong[:3])} ({len(wrong)} in all)",
+                hint="run the backup again; if it happens again, do not trust this storage",
+            )
+
+    targets.each(check)
 
 
 def _draft_manifest(plan: BackupPlan, codec: Codec, engine: Engine, conveyor: _Conveyor) -> Manifest:

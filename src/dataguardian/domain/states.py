@@ -22,8 +22,30 @@ ACTIVE = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 """A job has at most one execution in these states; a partial unique index holds it."""
 
 
+HOLDS_A_BACKUP = (ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL)
+"""What can be restored: the bytes of a partial one are whole wherever it is stored."""
+
+
+class TargetStatus(StrEnum):
+    """Of one storage location of an execution that has several. `behind`: it must hold the backup, and does not yet;
+    `unused`: the backup went elsewhere, as its fallback strategy allows.
+    """
+
+    PENDING = "pending"
+    STORED = "stored"
+    BEHIND = "behind"
+    UNUSED = "unused"
+
+
+class Strategy(StrEnum):
+    """What several storage locations of a job are for: `replicate` to all, or `fallback` to the first that works."""
+
+    REPLICATE = "replicate"
+    FALLBACK = "fallback"
+
+
 class WorkStatus(StrEnum):
-    """Of a restore or a verification."""
+    """Of a restore, a verification or a repair."""
 
     QUEUED = "queued"
     RUNNING = "running"
