@@ -1,0 +1,226 @@
+"""Databases back from their streams: built beside the target, counted, and renamed into its place at the end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dataguardian.domain.errors import (
+    DataGuardianError,
+    NotAllowedError,
+    RestoreFailedError,
+    TargetNotEmptyError,
+    UsageError,
+)
+from dataguardian.engines.base import RestoreOptions, RestoreStream
+from dataguardian.engines.sqlserver.load import Loader
+from dataguardian.engines.sqlserver.server import MASTER, Server, attempt, is_mighty, lacks, look, quoted, text
+from dataguardian.engines.sqlserver.session import ServerError, Session
+from dataguardian.engines.sqlserver.sqlpackage import STREAM_KIND as BACPAC
+from dataguardian.engines.sqlserver.sqlpackage import import_bacpac
+from dataguardian.interruption import unbroken
+
+MAX_NAME = 128
+_USERS_OBJECTS = (
+    "SELECT COUNT(*) AS objects FROM sys.objects WHERE is_ms_shipped = 0 AND type IN"
+    " ('U', 'V', 'P', 'FN', 'IF', 'TF', 'SN', 'SO')"
+)
+_SYSTEM_DATABASES = frozenset({"master", "model", "msdb", "tempdb"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database that a restore is to make. `exists`, and if so whether it `is_empty`."""
+
+    name: str
+    exists: bool
+    is_empty: bool
+
+
+def look_at(server: Server, session: Session, name: str) -> Target:
+    """Looks at a target from a session elsewhere."""
+    if name.casefold() in _SYSTEM_DATABASES:
+        raise UsageError(f"{name!r} is the server's own database", hint="give a database of your own")
+    if len(name) > MAX_NAME:
+        raise UsageError(f"a database's name has at most {MAX_NAME} characters")
+    rows = session.query(f"SELECT name FROM sys.databases WHERE name = {text(name)}")  # noqa: S608 -- quoted
+    if not rows:
+        return Target(name, exists=False, is_empty=True)
+    with server.connect(name) as inside:
+        found = look(inside, _USERS_OBJECTS)
+        if found is None:
+            found = inside.query("SELECT COUNT(*) AS objects FROM sys.tables")
+    return Target(str(rows[0]["name"]), exists=True, is_empty=not found[0]["objects"])
+
+
+def expect_leave(server: Server, target: Target, options: RestoreOptions) -> None:
+    """Raises TargetNotEmptyError when replacing the target was not asked for."""
+    if not target.is_empty and not options.drop_existing:
+        raise TargetNotEmptyError(
+            f"database {target.name!r} at {server.place} holds something",
+            hint="restore to another name, or give --drop-existing to replace it",
+        )
+
+
+def prepare(server: Server, names: list[str], options: RestoreOptions) -> None:
+    """Raises what would stop a restore, before a byte is fetched."""
+    with server.connect(MASTER) as session:
+        for name in names:
+            target = look_at(server, session, name)
+            expect_leave(server, target, options)
+        if not is_mighty(session) and lacks(session, "NULL, NULL", "CREATE ANY DATABASE", certain="CONNECT SQL"):
+            raise NotAllowedError(
+                f"this login may not create databases at {server.place}",
+                hint="a restore needs the server role dbcreator: ALTER SERVER ROLE dbcreator ADD MEMBER the login",
+            )
+
+
+@dataclass
+class _Built:
+    """A database under a name of its own, until it is swapped. `direct` is one that has its final name already."""
+
+    name: str
+    target: Target
+    options: dict[str, Any]
+    direct: bool = False
+
+
+@dataclass
+class Restoration:
+    """One restore of one or more databases. `warnings` is told what could not be given back."""
+
+    server: Server
+    database: str | None
+    options: RestoreOptions
+    warnings: list[str]
+    _built: list[_Built] = field(default_factory=list)
+
+    def run(self, streams: Iterator[RestoreStream]) -> None:
+        try:
+            for stream in streams:
+                self._build(stream)
+            self.options.before_swap()
+        except BaseException as error:
+            self._undo(error)
+            raise
+        with unbroken:
+            for built in self._built:
+                self._swap(built)
+
+    def _build(self, stream: RestoreStream) -> None:
+        name = self.database or stream.name
+        with self.server.connect(MASTER, error=RestoreFailedError) as session:
+            target = look_at(self.server, session, name)
+            expect_leave(self.server, target, self.options)
+            if stream.kind == BACPAC:
+                self._import(target, stream)
+                return
+            built = self._create(session, target, stream.metadata)
+        with self.server.connect(built.name, error=RestoreFailedError) as session:
+            Loader(session, name, self.warnings).load(stream.chunks())
+        built.options = stream.metadata.get("options") or {}
+
+    def _import(self, target: Target, stream: RestoreStream) -> None:
+        built = _Built(beside(target.name, "new"), target, {})
+        self._built.append(built)
+        import_bacpac(self.server.config, built.name, stream.chunks())
+
+    def _create(self, session: Session, target: Target, metadata: dict[str, Any]) -> _Built:
+        """Makes the database; under its final name only where the server cannot rename and nothing is in the way."""
+        built = _Built(beside(target.name, "new"), target, {})
+        self._made(session, built, metadata)
+        probe = beside(target.name, "try")
+        if rename(session, built.name, probe) is None:
+            rename(session, probe, built.name)
+            return built
+        if target.exists:
+            raise RestoreFailedError(
+                f"the server at {self.server.place} cannot rename databases, so {target.name!r} cannot be replaced",
+                hint="restore to a name that does not exist yet",
+            )
+        attempt(session, f"DROP DATABASE {quoted(built.name)}")
+        self._built.remove(built)
+        direct = _Built(target.name, target, {}, direct=True)
+        self._made(session, direct, metadata)
+        return direct
+
+    def _made(self, session: Session, built: _Built, metadata: dict[str, Any]) -> None:
+        collation = str(metadata.get("collation") or "")
+        self._built.append(built)
+        # A collation's name is a word; anything else would be somebody's statement.
+        clause = f" COLLATE {collation}" if collation.replace("_", "").isalnum() and collation.isascii() else ""
+        refusal = attempt(session, f"CREATE DATABASE {quoted(built.name)}{clause}")
+        if refusal is not None and clause:
+            again = attempt(session, f"CREATE DATABASE {quoted(built.name)}")
+            if again is None:
+                self.warnings.append(f"the database has this server's collation and not {collation}: {refusal.text}")
+            refusal = again
+        if refusal is not None:
+            self._built.remove(built)
+            raise refusal
+        level = (metadata.get("options") or {}).get("compatibility_level")
+        if isinstance(level, int):
+            attempt(session, f"ALTER DATABASE {quoted(built.name)} SET COMPATIBILITY_LEVEL = {level}")
+        attempt(session, f"ALTER DATABASE {quoted(built.name)} SET RECOVERY SIMPLE")
+
+    def _swap(self, built: _Built) -> None:
+        """Gives the new database the target's name; the old one is there under another until that has worked."""
+        name, old = built.target.name, beside(built.target.name, "old")
+        with self.server.connect(MASTER, error=RestoreFailedError) as session:
+            self._give_options(session, built)
+            if built.direct:
+                return
+            if built.target.exists and (refusal := rename(session, name, old)) is not None:
+                self._drop(session, built.name)
+                raise refusal
+            if (refusal := rename(session, built.name, name)) is not None:
+                if built.target.exists:
+                    rename(session, old, name)
+                self._drop(session, built.name)
+                raise refusal
+            if built.target.exists:
+                self._drop(session, old)
+
+    def _give_options(self, session: Session, built: _Built) -> None:
+        model = str(built.options.get("recovery_model_desc") or "")
+        settings = [f"RECOVERY {model}"] if model in ("FULL", "BULK_LOGGED") else []
+        settings += ["ALLOW_SNAPSHOT_ISOLATION ON"] * (built.options.get("snapshot_isolation_state") == 1)
+        if built.options.get("is_read_committed_snapshot_on"):
+            settings.append("READ_COMMITTED_SNAPSHOT ON WITH ROLLBACK IMMEDIATE")
+        for setting in settings:
+            if (refusal := attempt(session, f"ALTER DATABASE {quoted(built.name)} SET {setting}")) is not None:
+                self.warnings.append(f"the database's setting {setting} could not be given back: {refusal.text}")
+
+    def _drop(self, session: Session, name: str) -> None:
+        attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
+        if (refusal := attempt(session, f"DROP DATABASE {quoted(name)}")) is not None:
+            self.warnings.append(f"database {name!r} could not be removed: {refusal.text}; drop it by hand")
+
+    def _undo(self, error: BaseException) -> None:
+        """Removes what was built. What cannot be removed (a server that is gone) is told with the error."""
+        for built in self._built:
+            try:
+                with unbroken, self.server.connect(MASTER) as session:
+                    before = len(self.warnings)
+                    self._drop(session, built.name)
+                    for warning in self.warnings[before:]:
+                        error.add_note(warning)
+            except DataGuardianError as trouble:
+                error.add_note(f"database {built.name!r} could not be removed: {trouble.message}; drop it by hand")
+
+
+def beside(name: str, what: str) -> str:
+    """Returns a name that nobody has, and that says whose it is."""
+    return f"{name[: MAX_NAME - 24]}_dg{what}_{secrets.token_hex(6)}"
+
+
+def rename(session: Session, name: str, new_name: str) -> ServerError | None:
+    """Renames a database, its sessions ended; returns what the server said against it."""
+    attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
+    refusal = attempt(session, f"ALTER DATABASE {quoted(name)} MODIFY NAME = {quoted(new_name)}")
+    if refusal is not None and attempt(session, f"EXEC sp_renamedb {text(name)}, {text(new_name)}") is None:
+        refusal = None
+    attempt(session, f"ALTER DATABASE {quoted(name if refusal else new_name)} SET MULTI_USER")
+    return refusal
