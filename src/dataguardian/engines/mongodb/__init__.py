@@ -25,14 +25,17 @@ def build(config: MongoConfig) -> MongoEngine:
 
 def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:  # noqa: ARG001 -- the protocol's
     """Reads a whole archive without a server: order, lengths, ends and checksums; raises IntegrityError."""
-    from dataguardian.engines.mongodb.archive import KIND, ArchiveReader  # noqa: PLC0415 -- see above
+    from dataguardian.engines.mongodb.archive import KIND, ArchiveReader, Prelude  # noqa: PLC0415 -- see above
+    from dataguardian.engines.mongodb.metadata import from_json  # noqa: PLC0415 -- see above
 
     if kind != KIND:
         raise IntegrityError(f"a MongoDB backup has no streams of kind {kind!r}")
     reader = ArchiveReader()
     for chunk in chunks:
-        for _ in reader.feed(chunk):
-            pass
+        for event in reader.feed(chunk):
+            if isinstance(event, Prelude):
+                for listed in event.collections:
+                    from_json(listed.metadata)
     reader.finish()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from dataguardian.domain.errors import DumpFailedError, NotAllowedError, NotFoundError, UsageError
+from dataguardian.domain.errors import DumpFailedError, NotAllowedError, UsageError
 from dataguardian.engines.base import (
     DumpOptions,
     DumpStream,
@@ -21,7 +21,7 @@ from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig
 from dataguardian.engines.mongodb.dump import DriverDump, content_of, is_dumped, moment
 from dataguardian.engines.mongodb.native import MongodumpDump, mongodump_uri
-from dataguardian.engines.mongodb.probe import missing_privileges, probe
+from dataguardian.engines.mongodb.probe import check_exists, missing_privileges, probe
 from dataguardian.engines.mongodb.restore import Restoration
 from dataguardian.engines.mongodb.server import Server
 from dataguardian.engines.mongodb.target import look_at
@@ -60,11 +60,6 @@ class MongoEngine(Engine):
         with self._server.connect(error=DumpFailedError) as link:
             self.server_version = link.version
             names = self._names(link)
-            if missing := missing_privileges(link, names):
-                raise NotAllowedError(
-                    f"the user at {self._server.place} lacks {missing[0]}",
-                    hint="grant it the role read on each database, or backup on admin",
-                )
             tools = self._mongodump()
             yield from self._by_mongodump(link, names, tools) if tools else self._by_driver(link, names)
 
@@ -97,16 +92,17 @@ class MongoEngine(Engine):
         return list(self._tools)
 
     def _names(self, link: Link) -> list[str]:
-        """Returns the databases that the address means; raises NotFoundError."""
+        """Returns the databases that the address means; raises NotFoundError or NotAllowedError."""
         wanted = self._config.database
-        if wanted is None:
-            return link.databases()
-        if wanted not in link.databases() and not link.collections(wanted):
-            raise NotFoundError(
-                f"there is no database {wanted!r} at {self._server.place}",
-                hint="check the name; a mongodb:// address without one means all databases",
+        names = link.databases() if wanted is None else [wanted]
+        if missing := missing_privileges(link, names):
+            raise NotAllowedError(
+                f"the user at {self._server.place} lacks {missing[0]}",
+                hint="grant it the role read on each database, or backup on admin",
             )
-        return [wanted]
+        if wanted is not None:
+            check_exists(self._server, link, wanted)
+        return names
 
     def _mongodump(self) -> ToolSet | None:
         """Returns mongodump when it is there, can do what is asked, and nobody asked for the driver."""

@@ -12,6 +12,7 @@ from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.mongodb import archive
 from dataguardian.engines.mongodb.archive import (
     BUCKETS,
+    OF_ADMIN,
     ArchiveReader,
     Documents,
     Ended,
@@ -93,16 +94,17 @@ class Restoration:
 
     def _begin(self, link: Link, prelude: Prelude) -> None:
         """Makes every collection of the archive beside its target."""
-        for name in sorted({listed.name.database for listed in prelude.collections} - {""}):
+        listed_names = prelude.data_names()
+        for name in sorted({name.database for name in listed_names if is_restored(name)}):
             self._begin_database(link, name)
         if prelude.server_version and _series(prelude.server_version) != _series(link.version):
             self.warnings.append(
                 f"the backup is of MongoDB {prelude.server_version}, and was restored into {link.version}"
             )
-        for data_name, listed in prelude.data_names().items():
-            if data_name == OPLOG or archive.is_special(data_name) or data_name.collection == _SCRIPTS:
+        for data_name, listed in listed_names.items():
+            if archive.is_special(data_name) or data_name.collection == _SCRIPTS:
                 self._held.setdefault(data_name, [])
-            elif not data_name.collection.startswith("system.") or data_name.collection.startswith(BUCKETS):
+            elif is_restored(data_name):
                 self._arriving[data_name] = self._arrival(link, listed)
 
     def _begin_database(self, link: Link, name: str) -> None:
@@ -185,7 +187,7 @@ class Restoration:
             swap.clear(target)
         swap.put(self._ready, views, self._scripts())
         self._undo.forget()
-        self.warnings += Users(link, self._names, self._databases, self._held).restore()
+        self.warnings += Users(link, self._names, self._homes_of_users(), self._held).restore()
         self.warnings += swap.remove_replaced()
 
     def _as_it_is_now(self, link: Link, database: str) -> Target:
@@ -194,6 +196,14 @@ class Restoration:
         target = look_at(link, database).without(own)
         target.check(drop_existing=self.options.drop_existing)
         return target
+
+    def _homes_of_users(self) -> dict[str, str]:
+        """Returns the database of the target by that of the backup, also for those that hold nothing but users."""
+        homes = {name.database: self.database or name.database for name in self._held if archive.is_special(name)}
+        homes |= self._databases
+        if self.database not in (None, "admin"):  # an archive of everything, restored into one database
+            homes.pop("admin", None)
+        return homes
 
     def _scripts(self) -> dict[str, list[bytes]]:
         """Returns the stored functions by the database that they go to."""
@@ -212,6 +222,16 @@ class Restoration:
                 self._undo.run(link, error.add_note)
         except DataGuardianError as trouble:
             error.add_note(f"and undoing the restore failed: {trouble.message}; {self._undo.rest()}")
+
+
+def is_restored(name: Namespace) -> bool:
+    """Tells whether an archive's collection becomes one of the target, and is none of the server's own."""
+    is_own = name.collection.startswith("system.") and not name.collection.startswith(BUCKETS)
+    return (
+        name.database not in ("", "local", "config")
+        and (not is_own or name.collection == _SCRIPTS)
+        and (not name.collection.startswith(OF_ADMIN))
+    )
 
 
 def _series(version: str) -> tuple[int, int]:

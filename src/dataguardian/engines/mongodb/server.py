@@ -6,7 +6,7 @@ import re
 import socket
 import ssl as tls
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +25,7 @@ from dataguardian.domain.errors import (
 from dataguardian.engines.mongodb.archive import Namespace, version_tuple
 from dataguardian.engines.mongodb.config import MongoConfig, auth_sources, place_of, uri_of
 from dataguardian.engines.mongodb.tlsfiles import driver_options, key_file
-from dataguardian.engines.network import Endpoint, check_tls_files, reached
+from dataguardian.engines.network import Endpoint, check_tls_files, password_of, reached
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Client = MongoClient[dict[str, Any]]
 
 CONNECT_SECONDS = 10.0
+_SELECTION_SECONDS = 5.0
+_GOODBYE_SECONDS = 1.0
 NOT_ALLOWED, AUTH_FAILED, COMMAND_NOT_FOUND = 13, 18, 59
 SNAPSHOT_TOO_OLD = 239
 _INTERNAL = ("config", "local")
@@ -62,6 +64,9 @@ _SNAPSHOT_HINT = (
 )
 # What a server says may repeat values of the documents that it refused.
 _DATA = re.compile(r"(dup key:|failing document|offending document|Document:|, found:).*", re.DOTALL | re.IGNORECASE)
+
+
+_TIMEOUTS = re.compile(r" \(configured timeouts:[^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Link:
             for batch in cursor:
                 yield cast("bytes", batch)
         finally:
-            with suppress(Exception):  # closing is polite; on a lost connection it is not possible
+            with brief():
                 cursor.close()
 
     def databases(self) -> list[str]:
@@ -144,8 +149,10 @@ class Server:
         DiskFullError or as `error`; `what` is what they are about.
         """
         check_tls_files(self.config)
+        self._check_password()
         with ExitStack() as stack, self.translated(error, what):
             endpoint = stack.enter_context(reached(self.config))
+            self._knock(endpoint, seconds)
             files = stack.enter_context(key_file(self.config))
             options = driver_options(self.config, files, has_tls=_wants_tls(self.config, endpoint, seconds))
             yield self._signed_in(stack, endpoint, options, seconds)
@@ -161,6 +168,23 @@ class Server:
         except (PyMongoError, BSONError) as failure:
             raise _translated(failure, place, error, anonymous=self.config.username is None) from failure
 
+    def _check_password(self) -> None:
+        needs_one = self.config.auth_mechanism in (None, "SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN")
+        if self.config.username and needs_one and password_of(self.config) is None:
+            raise AuthenticationError(
+                f"{self.place}: no password was given for user {self.config.username!r}",
+                hint=_HINTS[AuthenticationError],
+            )
+
+    def _knock(self, endpoint: Endpoint, seconds: float) -> None:
+        """Raises UnreachableError when nothing listens there: the driver would go on trying for its whole limit."""
+        if endpoint.socket or self.config.srv or "," in endpoint.host:
+            return
+        try:
+            socket.create_connection((endpoint.host, endpoint.port), seconds).close()
+        except OSError as error:
+            raise UnreachableError(f"{self.place}: {error.strerror or error}", hint=_HINTS[UnreachableError]) from error
+
     def _signed_in(self, stack: ExitStack, endpoint: Endpoint, options: dict[str, Any], seconds: float) -> Link:
         """Tries the databases that the user may live in; the last refusal is the one that counts."""
         from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package
@@ -171,6 +195,11 @@ class Server:
             client = stack.enter_context(_client(uri, endpoint, options, seconds))
             try:
                 client.admin.command("ping")
+            except ValueError as refusal:  # what SASLprep has to say about an account's characters
+                raise AuthenticationError(
+                    f"{self.place}: the user name or the password has characters that no MongoDB login may have",
+                    hint="characters newer than Unicode 3.2, such as emoji, are among them",
+                ) from refusal
             except OperationFailure as refusal:
                 if refusal.code != AUTH_FAILED or number == len(sources):
                     raise
@@ -184,15 +213,30 @@ class Server:
 def _client(uri: str, endpoint: Endpoint, options: dict[str, Any], seconds: float) -> Iterator[Client]:
     from pymongo import MongoClient  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
-    limit = int(seconds * 1000)
-    with closing(
-        MongoClient[dict[str, Any]](
-            uri, connect=False, serverSelectionTimeoutMS=limit, connectTimeoutMS=limit, retryWrites=False, **options
-        )
-    ) as client:
-        if endpoint.tunnelled and options.get("tls"):
-            _expect_name(client, endpoint.tls_name)
+    settings: dict[str, Any] = {
+        "connectTimeoutMS": int(seconds * 1000),
+        "serverSelectionTimeoutMS": int(min(seconds, _SELECTION_SECONDS) * 1000),
+        # Retries wait for a lost server, while the cursor is gone for good; the queue tries a backup again.
+        "retryReads": False,
+        "retryWrites": False,
+    }
+    client = MongoClient[dict[str, Any]](uri, connect=False, **settings | options)
+    if endpoint.tunnelled and options.get("tls"):
+        _expect_name(client, endpoint.tls_name)
+    try:
         yield client
+    finally:
+        with brief():
+            client.close()
+
+
+@contextmanager
+def brief() -> Iterator[None]:
+    """For good-byes: they are polite, and not waited for when the server has gone."""
+    import pymongo  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    with suppress(pymongo.errors.PyMongoError), pymongo.timeout(_GOODBYE_SECONDS):
+        yield
 
 
 class _NamedContext:
@@ -269,15 +313,6 @@ def _kind_of(failure: Exception, code: int | None, fallback: type[EngineError]) 
 
 def without_data(text: str) -> str:
     """Returns a server's message without values of documents, and short."""
-    first = _DATA.sub(r"\1 …", text).split(", Timeout:")[0].replace("\n", " ")
-    return first[:500]
-
-
-def may_read(link: Link, database: str, collection: str) -> bool:
-    """Tells whether one document of a collection can be asked for."""
-    from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package
-
-    with suppress(OperationFailure):
-        link.database(database)[collection].find_one({}, projection=["_id"])
-        return True
-    return False
+    text = text.replace("No servers found yet", "timed out: the server takes connections, but does not answer")
+    first = _TIMEOUTS.sub("", text).split(", Timeout:")[0].replace("\n", " ")
+    return _DATA.sub(r"\1 …", first)[:500]
