@@ -163,3 +163,12 @@ def test_a_password_with_a_slash_does_not_pass_for_a_list_of_hosts() -> None:
         parse_url("mongodb://user:12,se/cret@host")
 
     assert "cret" not in str(failure.value)
+
+
+def test_a_tunnels_address_may_stand_in_a_query() -> None:
+    """`ssh_tunnel` is an address itself, so its '@' does not make the rest look like a torn password."""
+    url = parse_url("postgresql://u:p@h:1/db?ssh_tunnel=ssh://me@gate:22&ssl_mode=require")
+
+    assert url.query == {"ssh_tunnel": "ssh://me@gate:22", "ssl_mode": "require"}
+    with pytest.raises(UsageError):
+        parse_url("postgresql://u:p?ss@h:1/db?ssh_tunnel=ssh://me@gate:22")

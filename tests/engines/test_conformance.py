@@ -39,6 +39,7 @@ from tests.engines.conformance import (
     validate,
     watched_command_lines,
 )
+from tests.ssh.sshd import SshServer, ssh_server
 
 FIXTURES = {name: fixture for name, fixture in sorted(fixtures().items()) if name in ENGINES.adapters}
 SERVERS = [name for name, fixture in FIXTURES.items() if fixture.is_server]
@@ -55,6 +56,29 @@ def peer(request: pytest.FixtureRequest) -> Iterator[EngineFixture]:
     made = FIXTURES[request.param]()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def _sshd() -> Iterator[SshServer]:
+    with ssh_server() as server:
+        yield server
+
+
+@pytest.fixture
+def sshd(_sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SshServer:
+    monkeypatch.setenv("DATAGUARDIAN_HOME", str(tmp_path))
+    return _sshd
+
+
+def through(peer: EngineFixture, sshd: SshServer, address: str) -> str:
+    return peer.by_ssh(address, f"ssh://{sshd.user}@127.0.0.1:{sshd.port}", str(sshd.key))
+
+
+def _listening_ports() -> set[str]:
+    """Returns the ports of 127.0.0.1 that this process listens on."""
+    inodes = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes}
 
 
 def secret_of(address: str) -> str:
@@ -364,6 +388,59 @@ def test_a_server_that_is_killed_during_a_restore(peer: EngineFixture) -> None:
     if peer.replaces_at_end:
         assert peer.content(target) == before
     restore(target, streams, drop_existing=True)
+
+
+@server_engines
+def test_through_an_ssh_tunnel(peer: EngineFixture, sshd: SshServer) -> None:
+    """Probe, dump, count and restore go through a tunnel; when all is done, nothing listens any more."""
+    source, target = peer.sample(), peer.target()
+    near_source, near_target = (through(peer, sshd, address) for address in (source, target))
+    assert engine_at(near_source).check().status == "ok"
+    listening = _listening_ports()
+    streams = dump(near_source)
+    restore(near_target, streams)
+    assert peer.content(target) == peer.content(source)
+    assert counted(near_target) == counted(source)
+    assert _listening_ports() == listening
+
+
+@server_engines
+def test_an_ssh_tunnel_that_does_not_come_about(peer: EngineFixture, sshd: SshServer) -> None:
+    """A key that is refused, a server that is not there and a port that nobody serves behind it are told apart."""
+    address = peer.sample()
+    refused = peer.by_ssh(address, f"ssh://{sshd.user}@127.0.0.1:{sshd.port}", str(sshd.wrong_key))
+    nobody = peer.by_ssh(address, f"ssh://{sshd.user}@127.0.0.1:{closed_port()}", str(sshd.key))
+    behind = through(peer, sshd, moved(address, closed_port()))
+    for broken, error, status in (
+        (refused, AuthenticationError, "auth_failed"),
+        (nobody, UnreachableError, "unreachable"),
+        (behind, UnreachableError, "unreachable"),
+    ):
+        with pytest.raises(error) as caught:
+            dump(broken)
+        assert caught.value.hint
+        probe = engine_at(broken).check()
+        assert probe.status == status, probe
+
+
+@server_engines
+def test_an_ssh_tunnel_that_breaks(peer: EngineFixture, sshd: SshServer) -> None:
+    """A tunnel that dies in the middle of a dump fails it, whatever was read."""
+    broken = []
+
+    def break_it() -> None:
+        if not broken:
+            sshd.stop()
+            broken.append(True)
+
+    try:
+        with pytest.raises(DataGuardianError) as caught:
+            dump(through(peer, sshd, peer.large()), on_chunk=break_it)
+        assert caught.value.exit_code in (1, 5)
+    finally:
+        if broken:
+            sshd.start()
+    assert broken, "the tunnel did not break: the test proved nothing"
 
 
 @server_engines

@@ -26,6 +26,8 @@ _AUTHORITY = re.compile(
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ADDRESS_WITHIN = re.compile(r"(?<=[?&])ssh_tunnel=ssh://[^&]*", re.IGNORECASE)
+"""The one parameter that is an address itself, and so may hold an '@'."""
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]|%00")
 """Also surrogates that stand for no byte, and the zero byte, which no name on this machine can hold."""
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
@@ -108,7 +110,7 @@ def _is_malformed(address: re.Match[str], authority: re.Match[str]) -> bool:
 
     The rest of such a password would pass for a path, and be printed.
     """
-    rest = address.string[address.end("authority") :]
+    rest = _ADDRESS_WITHIN.sub("", address.string[address.end("authority") :])
     host = authority["host"]
     has_port = authority["port"] is not None or ("," in host and ":" in host)
     is_cut = "@" in rest and (authority["password"] is not None or has_port)
