@@ -139,15 +139,23 @@ def test_pauses_grow_and_are_spread(local: Storage, time: FakeTime) -> None:
     faulty.assert_all_fired()
 
 
-def test_a_listing_is_not_tried_again_once_it_gave_something(local: Storage, time: FakeTime) -> None:
-    """A second try would give the first items twice, so the error comes through."""
-    faulty = FaultyStorage(local, Fault(op="list", error=transient(), late=True, keep=1))
-    entries = retrying(faulty, time).list()
-    assert next(entries).size_bytes in (1, 7)
-    with pytest.raises(StorageTransientError):
-        next(entries)
-    assert time.pauses == []
+def test_a_listing_that_breaks_off_goes_on(local: Storage, time: FakeTime) -> None:
+    """What came before the break does not come twice, and nothing is left out."""
+    for number in range(20):
+        local.put(f"many/{number}", b"x")
+    faulty = FaultyStorage(local, *(Fault(op="list", nth=nth, error=transient(), late=True, keep=7) for nth in (1, 2)))
+    paths = [entry.path for entry in retrying(faulty, time).list("many")]
+    assert sorted(paths) == sorted(f"many/{number}" for number in range(20))
+    assert len(time.pauses) >= 1
     faulty.assert_all_fired()
+
+
+def test_a_listing_that_breaks_off_for_ever_is_given_up(local: Storage, time: FakeTime) -> None:
+    """Breaks are bounded like tries."""
+    faulty = FaultyStorage(local, Fault(op="list", times=1000, error=transient(), late=True, keep=1))
+    with pytest.raises(StorageTransientError):
+        list(retrying(faulty, time, max_tries=4).list())
+    assert len(time.pauses) < 20
 
 
 def test_an_empty_listing_stays_empty(local: Storage, time: FakeTime) -> None:

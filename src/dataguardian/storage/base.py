@@ -37,7 +37,7 @@ PROBE_PREFIX = ".dataguardian-check"
 class StorageConfig(AdapterConfig):
     """Base of every storage's configuration: the fields of SPEC M3.
 
-    `bandwidth_limit_mbps` (10^6 bits per second, up and down together) is kept by a wrapper that `build_storage` adds.
+    `bandwidth_limit_mbps` (10^6 bits per second, up and down together) is kept by a wrapper.
     """
 
     bandwidth_limit_mbps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -62,6 +62,9 @@ class StoredObject:
 
 
 class Storage(ABC):
+    bandwidth_limit_mbps: float | None = None
+    """What its configuration allows; kept by whoever wraps it."""
+
     @property
     def local_path(self) -> str | None:
         """The absolute path of the local folder that holds the objects; None for a storage elsewhere."""

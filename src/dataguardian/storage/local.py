@@ -64,14 +64,16 @@ class LocalConfig(StorageConfig):
     @classmethod
     def from_url(cls, url: Url) -> Self:
         path = absolute_path(url)
-        unknown = sorted(url.query.keys() - {"max_size_gb"})
+        unknown = sorted(url.query.keys() - {"max_size_gb", "bandwidth_limit_mbps"})
         if unknown:
-            raise UsageError(f"a file:// storage has no option {unknown[0]!r}", hint="known: max_size_gb")
+            known = "known: max_size_gb, bandwidth_limit_mbps"
+            raise UsageError(f"a file:// storage has no option {unknown[0]!r}", hint=known)
         try:
             return cls.model_validate({"path": path, **url.query})
         except ValidationError as error:
+            wrong = error.errors()[0]["loc"][0]
             raise UsageError(
-                f"max_size_gb={url.query.get('max_size_gb')!r} is not a size in GB", hint="write ?max_size_gb=500"
+                f"{wrong}={url.query.get(str(wrong))!r} is not a number above 0", hint="write ?max_size_gb=500"
             ) from error
 
     def describe(self) -> str:

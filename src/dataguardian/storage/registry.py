@@ -22,4 +22,6 @@ def storage_document(document: Mapping[str, Any]) -> StorageConfig:
 
 
 def build_storage(config: StorageConfig) -> Storage:
-    return cast(Storage, STORAGES.build(config))
+    storage = cast(Storage, STORAGES.build(config))
+    storage.bandwidth_limit_mbps = config.bandwidth_limit_mbps
+    return storage

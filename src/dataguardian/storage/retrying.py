@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Set as AbstractSet
+from itertools import chain, count
 from typing import TypeVar
 
 from dataguardian.domain.clock import Clock, SystemClock
 from dataguardian.domain.errors import StorageTransientError
 from dataguardian.storage.base import Data, Storage, StoredObject
+from dataguardian.storage.limited import LimitedStorage
 
 T = TypeVar("T")
 Sleep = Callable[[float], object]
@@ -22,7 +24,7 @@ class RetryingStorage(Storage):
     A call is tried at most `max_tries` times, and no new try begins later than `max_seconds` after the first. The n-th
     pause is drawn from between half and all of `first_pause_seconds * 2^(n-1)`, at most `max_pause_seconds`, so that
     threads that failed together do not come back together. `put` and `delete` may be repeated because the contract
-    makes them idempotent. A listing is repeated only before its first item: later, items would come twice.
+    makes them idempotent. A listing that breaks off begins anew and leaves out what it has already given.
 
     `sleep` may raise to cancel a pause.
     """
@@ -60,10 +62,10 @@ class RetryingStorage(Storage):
         return self._repeat(lambda: self._storage.stat(path))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        return self._listing(lambda: self._storage.list(prefix))
+        return self._listing(lambda: self._storage.list(prefix), lambda entry: entry.path)
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        return self._listing(lambda: self._storage.folders(prefix))
+        return self._listing(lambda: self._storage.folders(prefix), str)
 
     def delete(self, path: str) -> None:
         self._repeat(lambda: self._storage.delete(path))
@@ -74,8 +76,20 @@ class RetryingStorage(Storage):
     def check(self) -> None:
         self._repeat(self._storage.check)
 
-    def _listing(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
-        yield from self._repeat(lambda: _begun(start()))
+    def _listing(self, start: Callable[[], Iterator[T]], key: Callable[[T], str]) -> Iterator[T]:
+        given: set[str] = set()
+        for breaks in count(1):
+            items = self._repeat(lambda: _begun(start(), given, key))
+            try:
+                for item in items:
+                    given.add(key(item))
+                    yield item
+            except StorageTransientError:
+                if breaks >= self._max_tries:
+                    raise
+                self._sleep(self._pause_seconds(breaks))
+            else:
+                return
 
     def _repeat(self, call: Callable[[], T]) -> T:
         began = self._clock.monotonic()
@@ -98,17 +112,21 @@ class RetryingStorage(Storage):
 
 def wrap(storage: Storage, *, sleep: Sleep = time.sleep) -> Storage:
     """Returns the storage as the pipeline uses it, with every wrapper around it: the one place that stacks them."""
+    limit_mbps = storage.bandwidth_limit_mbps
+    if limit_mbps is not None:
+        storage = LimitedStorage(storage, limit_mbps, sleep=sleep)
     return RetryingStorage(storage, sleep=sleep)
 
 
-def _begun(items: Iterator[T]) -> Iterator[T]:
-    """Asks for the first item, so that what fails until then fails here."""
-    first = next(items, None)
-    return iter(()) if first is None else chain((first,), items)
+def _begun(items: Iterator[T], given: AbstractSet[str], key: Callable[[T], str]) -> Iterator[T]:
+    """Asks for the first item that was not given yet, so that what fails until then fails here."""
+    new = (item for item in items if key(item) not in given)
+    first = next(new, None)
+    return iter(()) if first is None else chain((first,), new)
 
 
 def _exhausted(error: StorageTransientError, tries: int, passed_seconds: float) -> StorageTransientError:
-    return StorageTransientError(
+    return type(error)(
         f"{error.message} (tried {tries} times in {passed_seconds:.0f} s)",
         hint=error.hint or "check that the storage answers (network, disk), then run it again",
         **error.details,
