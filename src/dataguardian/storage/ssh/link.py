@@ -19,11 +19,11 @@ from dataguardian.ssh.client import connect, run
 
 T = TypeVar("T")
 
-MAX_SESSIONS = 6
+MAX_SESSIONS = 4
 IDLE_SECONDS = 30.0
 CLEANUP_SECONDS = 5.0
-_IN_FLIGHT_BYTES = 2 * 2**20
-"""What one session has under way: as much as OpenSSH's window lets through."""
+_IN_FLIGHT_BYTES = 2**20
+"""What one session has under way: more would only fill buffers on both sides, and memory."""
 
 
 class LostError(Exception):
@@ -73,7 +73,7 @@ class _Connection:
         self._target = target
         self._sessions: list[Session] = []
         self._limit = MAX_SESSIONS
-        self._opening = 0
+        self._opening = asyncio.Lock()
 
     @property
     def is_closed(self) -> bool:
@@ -93,24 +93,25 @@ class _Connection:
             session.users -= 1
 
     async def _idle_or_new(self) -> Session:
-        best = min(self._sessions, key=lambda session: session.users, default=None)
-        if best is not None and (best.users == 0 or len(self._sessions) + self._opening >= self._limit):
+        async with self._opening:
+            best = min(self._sessions, key=lambda session: session.users, default=None)
+            if best is None or (best.users and len(self._sessions) < self._limit):
+                best = await self._opened(best)
             return best
-        self._opening += 1
+
+    async def _opened(self, otherwise: Session | None) -> Session:
         try:
             session = Session(await self._connection.start_sftp_client(path_errors="surrogateescape"))
         except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
-            if self._sessions:
+            if otherwise is not None:
                 self._limit = len(self._sessions)
-                return min(self._sessions, key=lambda session: session.users)
+                return otherwise
             if self.is_closed:
                 raise
             raise StorageDeniedError(
                 f"{self._target} gives this user no SFTP: {error}",
                 hint="sshd_config needs a `Subsystem sftp`, and the user's login scripts must print nothing",
             ) from error
-        finally:
-            self._opening -= 1
         self._sessions.append(session)
         return session
 

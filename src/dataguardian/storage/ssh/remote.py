@@ -118,7 +118,9 @@ class Remote:
 
     async def is_folder(self, session: Session, folder: Path) -> bool:
         """Raises StorageDeniedError when a symbolic link lies on the way there."""
-        return all(found is not None and found.is_folder for found in await self._look(session, folder))
+        looks = await self._look(session, folder)
+        _refuse_link(looks[-1] if looks else None, self._address)
+        return all(found is not None and found.is_folder for found in looks)
 
     async def delete(self, session: Session, path: Path) -> None:
         try:
