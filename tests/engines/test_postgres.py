@@ -528,7 +528,22 @@ def test_no_client_new_enough(postgres18: PostgresServer, monkeypatch: pytest.Mo
     monkeypatch.setattr(tools, "installed_sets", lambda _likely=None: [old])
     with pytest.raises(MissingToolError, match=r"found only 15\.4") as caught:
         dump(postgres18.url("postgres"))
-    assert "apt install postgresql-client-18" in caught.value.hint
+    assert "18" in caught.value.hint
+    assert "install" in caught.value.hint
+
+
+def test_what_doctor_says_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without clients every one is missing; with old ones, those that newer servers need; each with a command."""
+    monkeypatch.setattr(tools, "installed_sets", lambda _likely=None: [])
+    assert [program.name for program in tools.client_programs()] == list(tools.PROGRAMS)
+    assert all(program.path is None and program.required and program.install for program in tools.client_programs())
+    old = ToolSet("/nowhere", "15.4", {"pg_dump": "/nowhere/pg_dump"})
+    monkeypatch.setattr(tools, "installed_sets", lambda _likely=None: [old])
+    there, wanted = tools.client_programs()
+    assert (there.path, there.version) == ("/nowhere/pg_dump", "15.4")
+    assert (wanted.path, wanted.required) == (None, False)
+    assert "newer than 15" in wanted.name
+    assert "18" in wanted.install
 
 
 def test_leaving_early_leaves_no_child(postgres17: PostgresServer) -> None:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 HELPERS = {
-    "setpriv": ("ends client programs even when this program is killed", "apt-get install util-linux"),
-    "stdbuf": ("reads faster from client programs", "apt-get install coreutils"),
+    "setpriv": ("ends client programs even when this program is killed", "util-linux"),
+    "stdbuf": ("reads faster from client programs", "coreutils"),
 }
+"""What each is for, and the package that brings it everywhere."""
 
 
 def doctor(*, json: Json = False) -> int:
@@ -106,9 +107,12 @@ def _compressions() -> list[Document]:
 
 
 def _helper(name: str) -> Document:
+    from dataguardian.engines.tools import install_command
+
     path = shutil.which(name)
-    purpose, install = HELPERS[name]
-    return {"name": name, "path": path, "purpose": purpose, "install": None if path else install}
+    purpose, package = HELPERS[name]
+    install = None if path else install_command({"": package}, f"install {package}")
+    return {"name": name, "path": path, "purpose": purpose, "install": install}
 
 
 def _folder(path: str) -> Document:
@@ -147,9 +151,13 @@ def _entry_text(entry: Document) -> str:
     if entry["install"]:
         lines.append(f"Python package missing: {entry['install']}")
     programs = entry.get("programs", [])
-    lines += [f"{program['name']} is missing: {program['install']}" for program in programs if not program["path"]]
+    lines += [_missing_text(program) for program in programs if not program["path"]]
     lines += _found_text([program for program in programs if program["path"]])
     return "\n    ".join(lines)
+
+
+def _missing_text(program: Document) -> str:
+    return f"{program['name']} is missing{'' if program['required'] else ' (optional)'}: {program['install']}"
 
 
 def _found_text(programs: list[Document]) -> list[str]:

@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,36 @@ from dataguardian.engines.processes import run_child
 
 _VERSION = re.compile(r"(?<![\w.])(\d+(?:\.\d+)*)")
 _PROBE_SECONDS = 10.0
+
+
+_MANAGERS = {
+    "apt-get": "apt-get install -y {}",
+    "dnf": "dnf install -y {}",
+    "zypper": "zypper --non-interactive install {}",
+    "apk": "apk add {}",
+    "pacman": "pacman -S --noconfirm {}",
+    "brew": "brew install {}",
+}
+
+
+def package_manager() -> str | None:
+    """Returns the program that installs packages on this machine: apt-get, dnf, zypper, apk, pacman or brew."""
+    return next((name for name in _MANAGERS if shutil.which(name)), None)
+
+
+def install_command(packages: Mapping[str, str], otherwise: str) -> str:
+    """Returns the exact command for this machine. `packages` names what to install, by package manager; `""` stands
+    for those that are not named. `otherwise` is what to say where no manager has it.
+    """
+    manager = package_manager()
+    package = None if manager is None else packages.get(manager, packages.get(""))
+    if manager is None or package is None:
+        return otherwise
+    return as_administrator(_MANAGERS[manager].format(package), manager)
+
+
+def as_administrator(command: str, manager: str) -> str:
+    return command if os.geteuid() == 0 or manager == "brew" else f"sudo {command}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
+from dataguardian.engines import tools
 from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.processes import run_child
 
@@ -18,14 +19,6 @@ _NAMES = ("tar", "gtar", "gnutar")
 _OLDEST = (1, 29)
 BLOCKING_FACTOR = 256
 _VERSION = re.compile(r"\(GNU tar\) (\d+)\.(\d+)\S*")
-_INSTALL = {
-    "apt-get": "apt-get install tar",
-    "apk": "apk add tar",
-    "dnf": "dnf install tar",
-    "zypper": "zypper install tar",
-    "pacman": "pacman -S tar",
-    "brew": "brew install gnu-tar",
-}
 _HONEST_BLOCK_COUNTS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "f2fs", "bcachefs", "jfs"}
 )
@@ -109,7 +102,7 @@ def programs() -> list[ClientProgram]:
 
 def install_command() -> str:
     """Returns the command that installs GNU tar with the package manager that is here."""
-    return next((command for manager, command in _INSTALL.items() if shutil.which(manager)), "install GNU tar")
+    return tools.install_command({"": "tar", "brew": "gnu-tar"}, "install GNU tar")
 
 
 @cache

