@@ -66,7 +66,7 @@ def engine() -> BytesEngine:
     return BytesEngine(BytesStream("x", DATA))
 
 
-def replicate(*storages: Storage, lag_seconds: float = 30, **more: object) -> BackupResult:
+def replicate(*storages: Storage, lag_seconds: float = 30, **more: str) -> BackupResult:
     targets = [Target(f"storage {number}", storage) for number, storage in enumerate(storages, start=1)]
     return back_up(plan(**more), engine, targets, Strategy.REPLICATE, lag_seconds=lag_seconds)
 
@@ -207,7 +207,7 @@ def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
         back_up(plan(), engine, [broken], Strategy.REPLICATE)
 
 
-def fall_back(*targets: Target, told: Callable[[str], None] = lambda _: None, **more: object) -> BackupResult:
+def fall_back(*targets: Target, told: Callable[[str], None] = lambda _: None, **more: str) -> BackupResult:
     return back_up(plan(**more), engine, targets, Strategy.FALLBACK, tell=told)
 
 

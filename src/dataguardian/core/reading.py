@@ -1,14 +1,18 @@
-"""Reading a backup's parts: fetched ahead by a few threads, checked, and handed over in order."""
+"""Reading a backup's parts: fetched ahead by a few threads, checked, and handed over in order.
+
+Where several storages hold the same backup, a part that one of them lacks, or holds damaged, is read from another one.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Self, TypeVar
 
 from dataguardian.domain.artifact import PartRecord
-from dataguardian.domain.errors import DamagedPartError, ObjectMissingError
+from dataguardian.domain.errors import DamagedPartError, IntegrityError, ObjectMissingError, StorageError
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec
 from dataguardian.streams.sealing import check_stored, unseal
@@ -18,10 +22,22 @@ T = TypeVar("T")
 
 
 class PartReader:
-    """Reads parts of one backup. Use as a context manager; leaving it drops what was fetched ahead."""
+    """Reads parts of one backup. Use as a context manager; leaving it drops what was fetched ahead.
 
-    def __init__(self, storage: Storage, directory: str, codec: Codec, part_size_bytes: int) -> None:
-        self._storage = storage
+    `others` hold the same bytes as `storage`. One that does not answer is asked last from then on.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        codec: Codec,
+        part_size_bytes: int,
+        *,
+        others: Sequence[Storage] = (),
+    ) -> None:
+        self._storages = [storage, *others]
+        self._lock = Lock()
         self._directory = directory
         self._codec = codec
         self._ahead = plan_lanes(part_size_bytes).ahead
@@ -36,13 +52,11 @@ class PartReader:
 
     def stored(self, part: PartRecord) -> bytes:
         """Returns a part's stored bytes after their hash was checked; raises DamagedPartError."""
-        data = self._fetch(part)
-        check_stored(data, part)
-        return data
+        return self._from_any(part, self._stored)
 
     def raw(self, part: PartRecord) -> bytes:
         """Returns a part's raw bytes after both hashes were checked; raises DamagedPartError."""
-        return unseal(self._fetch(part), part, self._codec)
+        return self._from_any(part, self._raw)
 
     def in_order(
         self, work: Callable[[PartRecord], T], parts: Iterable[PartRecord]
@@ -63,8 +77,34 @@ class PartReader:
             for _, future in waiting:
                 future.cancel()
 
-    def _fetch(self, part: PartRecord) -> bytes:
+    def _stored(self, storage: Storage, part: PartRecord) -> bytes:
+        data = self._fetch(storage, part)
+        check_stored(data, part)
+        return data
+
+    def _raw(self, storage: Storage, part: PartRecord) -> bytes:
+        return unseal(self._fetch(storage, part), part, self._codec)
+
+    def _from_any(self, part: PartRecord, read: Callable[[Storage, PartRecord], bytes]) -> bytes:
+        """Returns what the first storage gives that has the part undamaged; raises what the first one raised."""
+        first: StorageError | IntegrityError | None = None
+        for storage in list(self._storages):
+            try:
+                return read(storage, part)
+            except IntegrityError as error:
+                first = first or error
+            except StorageError as error:
+                first = first or error
+                self._put_last(storage)
+        assert first is not None  # noqa: S101 -- there is a storage
+        raise first
+
+    def _put_last(self, storage: Storage) -> None:
+        with self._lock:
+            self._storages.sort(key=lambda other: other is storage)
+
+    def _fetch(self, storage: Storage, part: PartRecord) -> bytes:
         try:
-            return self._storage.get(f"{self._directory}/{part.path}", part.stored_size_bytes)
+            return storage.get(f"{self._directory}/{part.path}", part.stored_size_bytes)
         except ObjectMissingError as error:
             raise DamagedPartError(f"{part.path} is missing", path=part.path) from error

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataguardian.core.catalog import Backup, load_backup
+from dataguardian.core.catalog import Backup
+from dataguardian.core.copies import choose_copy, missing_everywhere
 from dataguardian.core.overlap import refuse_self_restore
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
-from dataguardian.core.verify import presence_problems, sums_problems
+from dataguardian.core.verify import sums_problems
 from dataguardian.domain.artifact import Manifest, StreamRecord
 from dataguardian.domain.clock import Clock, SystemClock
 from dataguardian.domain.errors import DamagedPartError, UsageError
@@ -44,25 +45,31 @@ def run_restore(
     clock: Clock | None = None,
     report: Report = silent,
     warn: Callable[[str], None] = _to_nobody,
+    others: Sequence[Storage] = (),
+    checksum: str | None = None,
 ) -> RestoreResult:
     """Restores a backup, or the named streams of it, into the engine's datasource.
 
+    `others` are storages that hold the same backup, of `checksum` when that is known: what one of them lacks, or holds
+    damaged, comes from another one.
     `warn` is told, before anything is fetched or touched, what may go wrong; the result's warnings have it too.
     Raises IntegrityError before or instead of changing the target when anything stored is not what was written.
     """
     clock, options = clock or SystemClock(), options or RestoreOptions()
     started = clock.monotonic()
-    backup = load_backup(storage, directory)
+    backup, storages = choose_copy([storage, *others], directory, checksum=checksum)
     _check_engine(backup.manifest, engine_type)
     chosen = choose_streams(backup.manifest, streams)
-    refuse_self_restore(engine, storage)
-    _check_complete(storage, backup, chosen)
+    for place in storages:
+        refuse_self_restore(engine, place)
+    _check_complete(storages, backup, chosen)
     engine.prepare_restore([(stream.name, stream.kind) for stream in chosen], options)
     cautions = engine.cautions(chosen)
     for caution in cautions:
         warn(caution)
     codec = codec_for(backup.manifest.compression)
-    with PartReader(storage, directory, codec, backup.manifest.part_size_bytes) as reader:
+    part_size_bytes = backup.manifest.part_size_bytes
+    with PartReader(storages[0], directory, codec, part_size_bytes, others=storages[1:]) as reader:
         sources = [_Source(backup, stream, reader, report) for stream in chosen]
         engine.restore(iter(sources), options)
     size_bytes = sum(stream.size_bytes for stream in chosen)
@@ -123,11 +130,11 @@ def _check_engine(manifest: Manifest, engine_type: str) -> None:
         )
 
 
-def _check_complete(storage: Storage, backup: Backup, chosen: list[StreamRecord]) -> None:
+def _check_complete(storages: Sequence[Storage], backup: Backup, chosen: list[StreamRecord]) -> None:
     """Looks at the records and at every chosen part before the engine is bothered; reads none of the parts."""
     wanted = {stream.directory for stream in chosen}
-    problems = list(sums_problems(storage, backup))
-    problems += [text for text in presence_problems(storage, backup) if text.split("/", 1)[0] in wanted]
+    problems = list(sums_problems(storages[0], backup))
+    problems += [text for text in missing_everywhere(storages, backup) if text.split("/", 1)[0] in wanted]
     if problems:
         raise DamagedPartError(
             f"this backup is damaged: {'; '.join(problems[:3])} ({len(problems)} in all); nothing was restored",

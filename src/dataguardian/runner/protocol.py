@@ -12,6 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from dataguardian.core.backup import BackupPlan
+from dataguardian.core.targets import DEFAULT_LAG_SECONDS
+from dataguardian.domain.states import Strategy
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 """A result holds a record per part."""
@@ -26,10 +28,15 @@ class BackupOrder(_Line):
 
     plan: BackupPlan
     earlier: tuple[str, ...] = ()
+    strategy: Strategy = Strategy.REPLICATE
+    lag_seconds: float = DEFAULT_LAG_SECONDS
 
 
 class RestoreOrder(_Line):
+    """`checksum` is the backup's, when it is known: of several storages, one that holds another backup is not read."""
+
     directory: str
+    checksum: str | None = None
     drop_existing: bool = False
     streams: tuple[str, ...] = ()
 
@@ -39,14 +46,39 @@ class VerifyOrder(_Line):
     deep: bool = False
 
 
+class RepairOrder(_Line):
+    """The task's `storage` is to get what its `others` hold."""
+
+    directory: str
+    checksum: str | None = None
+
+
+class Place(_Line):
+    """A storage location: what people call it, and its configuration with secrets in clear."""
+
+    name: str
+    config: dict[str, Any]
+
+
 class Task(_Line):
-    """One piece of work. Exactly one order is set; `engine` and `storage` are configurations with secrets in clear."""
+    """One piece of work. Exactly one order is set; `engine` and `storage` are configurations with secrets in clear.
+
+    `others` are further storages: where a backup goes too, or where the same backup lies.
+    """
 
     storage: dict[str, Any]
+    storage_name: str = "the storage"
+    others: tuple[Place, ...] = ()
     engine: dict[str, Any] | None = None
     backup: BackupOrder | None = None
     restore: RestoreOrder | None = None
     verify: VerifyOrder | None = None
+    repair: RepairOrder | None = None
+
+    @property
+    def places(self) -> list[Place]:
+        """All storages, in the order of the results' `targets`."""
+        return [Place(name=self.storage_name, config=self.storage), *self.others]
 
 
 class Answer(_Line):
