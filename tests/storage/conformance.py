@@ -285,7 +285,7 @@ class StorageConformance:
                 assert storage.get("job/same", 2 * MIB) in contents
 
         in_parallel(lambda: write(contents[0]), lambda: write(contents[1]), read)
-        assert listed(harness.open()).keys() == {"job/same"}
+        assert {entry.path for entry in harness.open().list()} == {"job/same"}
 
     def test_pruning_and_putting_do_not_disturb_each_other(self, harness: Harness) -> None:
         """One thread's delete may remove the folder that another thread's put is about to use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -122,6 +123,28 @@ def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json =
         confirmed(f"remove the storage location {row['name']}?", yes=yes)
         client.delete(STORAGE.of(row["id"]))
     _tell(row, "is removed", as_json=json)
+
+
+@storage.command()
+def check(
+    address: Annotated[str, typer.Argument(metavar="URL", help="As for `dataguardian backup`: file:///abs/dir …")],
+    *,
+    json: Json = False,
+) -> None:
+    """Prove put, get, list and delete with a small object, from this machine and without the service."""
+    from dataguardian import bootstrap
+    from dataguardian.cli.signals import STOP
+
+    location = bootstrap.open_storage(address, sleep=STOP.sleep)
+    began = monotonic()
+    location.storage.check()
+    took_ms = (monotonic() - began) * 1000
+    free_bytes = location.storage.free_space()
+    if json:
+        output.show_json({"storage": location.address, "status": "ok", "took_ms": took_ms, "free_bytes": free_bytes})
+    else:
+        facts = {"proven": "put, get, list, delete", "took": f"{took_ms:.0f} ms", "free": look.size(free_bytes)}
+        output.show_fields(f"{location.address} works", facts, style="bold green")
 
 
 @storage.command("test")
