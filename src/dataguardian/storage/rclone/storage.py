@@ -52,7 +52,7 @@ _WORDS: tuple[tuple[type[DataGuardianError], str, str], ...] = (
     ),
     (
         StorageFullError,
-        r"no space left|quota|insufficient.?storage|storage.?full|disk full|\b507\b|EDQUOT|not enough space",
+        r"no space left|quota|insufficient.?(storage|space)|storage.?full|disk full|\b507\b|EDQUOT|not enough space",
         "free some space there or delete old backups, then run it again",
     ),
     (
@@ -69,6 +69,11 @@ _WORDS: tuple[tuple[type[DataGuardianError], str, str], ...] = (
         "check the remote's credentials and rights: `rclone config reconnect REMOTE:`, `rclone lsd REMOTE:`",
     ),
 )
+_NO_NEW_BUCKETS = tuple(
+    f"RCLONE_{name}"
+    for name in ("S3_NO_CHECK_BUCKET", "GCS_NO_CHECK_BUCKET", "OOS_NO_CHECK_BUCKET", "AZUREBLOB_NO_CHECK_CONTAINER")
+)
+"""A bucket that is not there is a mistake to be told of; rclone would make it."""
 _MISSING = re.compile(r"object not found|directory not found|is a directory|not a (regular )?file|not a directory")
 
 _PRUNED = re.compile(r"not found|not exist|no such file", re.IGNORECASE)
@@ -309,6 +314,8 @@ class _Remote:
 
 def _setup(config: RcloneConfig) -> Setup:
     environment = {key: value for key, value in os.environ.items() if key != "DATAGUARDIAN_PASSWORD"}
+    for variable in _NO_NEW_BUCKETS:
+        environment.setdefault(variable, "true")
     if config.config_file:
         environment["RCLONE_CONFIG"] = config.config_file
     if config.config_password:

