@@ -461,6 +461,20 @@ def test_one_unreadable_database_fails_the_cluster(fresh_postgres: Any) -> None:
         dump(server.url(user="r", password="r"))
 
 
+def test_what_only_a_superuser_can_dump(postgres17: PostgresServer, everything: str) -> None:
+    """A dump by somebody who may only read says what it lacks: subscriptions, and the options of user mappings."""
+    user = f"reader_{everything}"
+    postgres17.execute(
+        everything,
+        f"CREATE ROLE {user} LOGIN BYPASSRLS PASSWORD 'r' IN ROLE pg_read_all_data",
+        f"GRANT SELECT ON LARGE OBJECT 100001 TO {user}",
+    )
+    (stream,) = dump(postgres17.url(everything, user=user, password="r"))
+    said = " ".join(stream.warnings)
+    assert "options of 1 user mappings" in said
+    assert "subscriptions" in said
+
+
 def test_without_role_passwords(fresh_postgres: Any) -> None:
     """A role that may not read password hashes backs the rest up, with a warning."""
     server = fresh_postgres(17)

@@ -58,6 +58,10 @@ _DUMP_SIZE = """
 SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
 WHERE c.relkind IN ('r', 'm') AND (c.oid >= 16384 OR c.relname = 'pg_largeobject')
 """
+_HIDDEN_OPTIONS = """
+SELECT count(*) FROM pg_catalog.pg_user_mappings WHERE umoptions IS NULL
+AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+"""
 _TABLES = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated
@@ -148,10 +152,17 @@ class PostgresEngine(Engine):
             size_hint_bytes = scalar(connection, _DUMP_SIZE)
             metadata = capture(connection) | self._versions(tools)
             selection = select(connection, options)
+            remarks = [*selection.warnings, *_hidden(connection)]
         if selection.schemas:
             metadata["schemas"] = list(selection.schemas)
         return DatabaseDump(
-            name, tools, environment, size_hint_bytes=size_hint_bytes, metadata=metadata, selection=selection
+            name,
+            tools,
+            environment,
+            size_hint_bytes=size_hint_bytes,
+            metadata=metadata,
+            selection=selection,
+            remarks=remarks,
         )
 
     def _dump_of_globals(self, environment: dict[str, str]) -> GlobalsDump:
@@ -217,6 +228,12 @@ class PostgresEngine(Engine):
                     (table, connection.execute(count.format(sql.Identifier(*table))).fetchone()) for table in tables
                 ]
         return {f"{database}.{schema}.{table}": row[0] for (schema, table), row in rows if row}
+
+
+def _hidden(connection: Connection) -> list[str]:
+    """Returns what pg_dump leaves out without a word, because the connecting role may not see it."""
+    count = scalar(connection, _HIDDEN_OPTIONS)
+    return [f"the options of {count} user mappings may be missing, as only a superuser may read them"] if count else []
 
 
 def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> None:

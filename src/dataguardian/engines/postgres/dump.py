@@ -41,20 +41,22 @@ class DatabaseDump:
         size_hint_bytes: int | None,
         metadata: dict[str, Any],
         selection: Selection,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.size_hint_bytes = size_hint_bytes
         self.metadata = metadata
         self.warnings: list[str] = []
         self.restore_by_hand = commands_by_hand(name, selection.schemas)
-        self._selection = selection
+        self._options = selection.options
+        self._remarks = remarks
         self._tools = tools
         self._environment = environment
         self._children = ExitStack()
 
     def __enter__(self) -> Self:
         dump = [self._tools.path("pg_dump"), "--format=custom", "--compress=0", "--no-password"]
-        dump += [*self._selection.options, f"--dbname={connection_string(self.name)}"]
+        dump += [*self._options, f"--dbname={connection_string(self.name)}"]
         self._dump = self._children.enter_context(ChildProcess(dump, env=self._environment, stdout=True, stdbuf=True))
         check = [self._tools.path("pg_restore"), "--file=/dev/null"]
         self._checker = self._children.enter_context(
@@ -78,7 +80,7 @@ class DatabaseDump:
         self._checker.close_stdin()
         if _exit_code(self._checker, _CHECK_SECONDS) != 0:
             raise self._unsound()
-        said = [*self._selection.warnings, *self._dump.stderr_lines]
+        said = [*self._remarks, *self._dump.stderr_lines]
         self.warnings = [f"{self.name}: {line}" for line in said if line.strip()]
 
     def _failed(self, code: int) -> DumpFailedError:
