@@ -180,7 +180,7 @@ class Pieces:
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 300_000])
 def test_rows_in_pieces(size: int) -> None:
-    """Rows come out the same however the network cuts them: those with a map of NULLs as plain ones, long ones in parts."""
+    """Rows come out the same however the network cuts them: a map of NULLs as plain ones, long rows in parts."""
     long = b"x" * 600_000 if size > 100 else b"x" * 600
     info = bytes.fromhex("2604") + bytes.fromhex("a5ffff") + bytes.fromhex("e73c000904d00034")
     meta = b"\x81\x03\x00"
