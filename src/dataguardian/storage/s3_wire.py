@@ -173,7 +173,8 @@ class S3Wire:
 def _meaning(code: str, status: int) -> tuple[type[StorageError | UsageError], str]:
     if code in _FULL or status == 507:  # noqa: PLR2004 -- HTTP
         return StorageFullError, "delete old backups or raise the quota"
-    if code in _TRANSIENT or status in _TRANSIENT_STATUS or status >= 500:  # noqa: PLR2004 -- HTTP
+    is_ill = status >= 500 and code != "NotImplemented"  # noqa: PLR2004 -- HTTP
+    if code in _TRANSIENT or status in _TRANSIENT_STATUS or is_ill:
         return StorageTransientError, "the service is busy or ill: run it again later"
     if code == "KeyTooLongError":
         return UsageError, "give it a shorter name"
