@@ -62,6 +62,7 @@ class TdsDouble(socketserver.ThreadingTCPServer):
         self.faults: list[Fault] = []
         self.logins = {"sa": PASSWORD}
         self.lock = threading.RLock()
+        self.depth = 1
         self.lossy = False
         """Forgets the last row of every bulk load, and says that it did not."""
 
@@ -253,6 +254,9 @@ class _Client(socketserver.BaseRequestHandler):
     def count(self, database: Database, name: str) -> bytes:
         return result([{"held": len(database.tables[name].rows)}])
 
+    def depth(self, database: Database) -> bytes:
+        return result([{"depth": self.server.depth}])
+
     def objects(self, database: Database) -> bytes:
         return result([{"objects": len(database.tables)}])
 
@@ -274,6 +278,7 @@ _SHAPES = [
     (rf"INSERT INTO ({TABLE}) \(.*\) SELECT .* FROM ({TABLE})", _Client.move),
     (rf"INSERT INTO ({TABLE}) \(.*?\) VALUES\n(.*)", _Client.insert),
     (rf"SELECT COUNT_BIG\(\*\) AS \w+ FROM ({TABLE})", _Client.count),
+    (r"SELECT @@TRANCOUNT AS depth", _Client.depth),
     (r"SELECT COUNT\(\*\) AS objects FROM sys\.objects.*", _Client.objects),
     (rf"SELECT [^*]+ FROM ({TABLE})", _Client.select),
 ]

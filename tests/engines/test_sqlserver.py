@@ -222,6 +222,13 @@ def test_no_snapshot_is_said(double: TdsDouble, source: Database) -> None:
     assert any("ALLOW_SNAPSHOT_ISOLATION" in warning for warning in stream.warnings)
 
 
+def test_a_transaction_that_did_not_last(double: TdsDouble, source: Database) -> None:
+    """When the server ended the transaction in between, the tables need not fit together: no such backup exists."""
+    double.depth = 0
+    with pytest.raises(DumpFailedError, match="ended the dump's transaction"):
+        dump(address_of(double, "source"))
+
+
 def test_a_privilege_that_is_missing_is_named(double: TdsDouble, source: Database) -> None:
     """A table that this login may not read makes the dump fail, with the table's name and what to grant."""
     double.faults.append(fault := Fault(r"SELECT \[owner\]", 229, "The SELECT permission was denied on 'orders'."))

@@ -77,7 +77,7 @@ class DatabaseDump:
                 "collation": catalogue.collation,
                 "options": {key: catalogue.options.get(key) for key in _KEPT_OPTIONS},
             }
-            self._records = _Writer(session, catalogue, self.warnings).records()
+            self._records = _Writer(session, catalogue, self.warnings, is_snapshot=is_snapshot).records()
             self._stack = stack.pop_all()
         return self
 
@@ -134,7 +134,10 @@ def _size_of(session: Session) -> int | None:
 
 def _begin(session: Session, catalogue: Catalogue) -> bool:
     """Begins the one transaction of the dump; tells whether it sees one point in time."""
-    if catalogue.options.get("snapshot_isolation_state") not in (0, 2) and _begin_snapshot(session, catalogue):
+    # Tables that are held in memory cannot be read in such a transaction.
+    in_memory = any(table.get("is_memory_optimized") for table in catalogue.tables)
+    is_off = catalogue.options.get("snapshot_isolation_state") in (0, 2)
+    if not in_memory and not is_off and _begin_snapshot(session, catalogue):
         return True
     attempt(session, "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION")
     attempt(session, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -157,9 +160,10 @@ def _begin_snapshot(session: Session, catalogue: Catalogue) -> bool:
 class _Writer:
     """Writes the records. `warnings` is the dump's, and grows until the last one."""
 
-    def __init__(self, session: Session, catalogue: Catalogue, warnings: list[str]) -> None:
-        self._session, self._catalogue, self._warnings = session, catalogue, warnings
+    def __init__(self, session: Session, catalogue: Catalogue, warnings: list[str], *, is_snapshot: bool) -> None:
+        self._session, self._catalogue, self._warnings, self._is_snapshot = session, catalogue, warnings, is_snapshot
         self._tables = self._rows = 0
+        self._reseeds: list[tuple[str, Row, int]] = []
 
     def records(self) -> Iterator[bytes]:
         catalogue = self._catalogue
@@ -170,6 +174,9 @@ class _Writer:
         for table in catalogue.tables:
             if is_plain(table):
                 yield from self._table(table, identities.get(table["object_id"]))
+        self._expect_one_transaction()
+        for reseed in self._reseeds:
+            yield from self._reseed(*reseed)
         # Numbers that rows may hold already must not be given again, so positions are asked for after the rows.
         catalogue.read_again(self._session, "sequences")
         for step in steps_after(catalogue):
@@ -196,7 +203,13 @@ class _Writer:
         self._tables, self._rows = self._tables + 1, self._rows + rows
         yield document(END, {"rows": rows})
         if identity is not None and (rows or identity.get("last_value") is not None):
-            yield from self._reseed(way.quoted, identity, rows)
+            self._reseeds.append((way.quoted, identity, rows))
+
+    def _expect_one_transaction(self) -> None:
+        """A transaction that the server ended meanwhile did not hold the tables together."""
+        found = look(self._session, "SELECT @@TRANCOUNT AS depth") if self._is_snapshot else None
+        if found and found[0]["depth"] == 0:
+            raise DumpFailedError("the server ended the dump's transaction before its end", hint="run the backup again")
 
     def _reseed(self, table: str, identity: Row, rows: int) -> Iterator[bytes]:
         """An empty table gives the value it is set to; one with rows the value after it."""

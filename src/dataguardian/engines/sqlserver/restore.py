@@ -131,9 +131,9 @@ class Restoration:
         """Makes the database; under its final name only where the server cannot rename and nothing is in the way."""
         built = _Built(beside(target.name, "new"), target, {})
         self._made(session, built, metadata)
-        probe = beside(target.name, "try")
+        probe = beside(target.name, "new")
         if rename(session, built.name, probe) is None:
-            rename(session, probe, built.name)
+            built.name = probe
             return built
         if target.exists:
             raise RestoreFailedError(

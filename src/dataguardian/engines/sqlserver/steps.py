@@ -74,7 +74,7 @@ def _as_far_as_told(catalogue: Catalogue, what: str, steps: Iterator[Step]) -> I
     """Yields steps until the catalogue turns out to say less than is needed, which becomes a warning."""
     try:
         yield from steps
-    except (KeyError, StopIteration, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         catalogue.warnings.append(f"this server's catalogue does not say {error}: not all {what} are in this backup")
 
 
