@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncssh
+from asyncssh.constants import MSG_IGNORE
+from asyncssh.packet import SSHPacketLogger
 
 from dataguardian.domain.errors import AuthenticationError, NotAllowedError, UnreachableError, UsageError
 from dataguardian.settings import Settings
@@ -95,7 +97,7 @@ async def _sign_in(
         def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
             return pins.accept(key)
 
-    return await asyncssh.connect(
+    connection = await asyncssh.connect(
         target.host,
         target.port,
         config=None,
@@ -112,6 +114,23 @@ async def _sign_in(
         keepalive_count_max=KEEPALIVE_COUNT,
         **_credentials(target),
     )
+    if connection.get_extra_info("send_cipher") in FAST_CIPHERS:
+        _without_decoys(connection)
+    return connection
+
+
+def _without_decoys(connection: asyncssh.SSHClientConnection) -> None:
+    """Stops the empty packet that asyncssh sends before each packet, a third of its work when it uploads.
+
+    It protects CBC ciphers from chosen plaintext (RFC 4251, 9.3.1); GCM needs no such thing.
+    """
+    send = connection.send_packet
+
+    def send_packet(kind: int, *parts: bytes, handler: SSHPacketLogger | None = None) -> None:
+        if kind != MSG_IGNORE:
+            send(kind, *parts, handler=handler)
+
+    connection.send_packet = send_packet  # type: ignore[method-assign,assignment]
 
 
 def _credentials(target: SshTarget) -> dict[str, Any]:
