@@ -45,7 +45,7 @@ ConfigClass = type[AdapterConfig]
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Generic[T]):
-    """What a module exports as `ADAPTER`."""
+    """What a module exports as `ADAPTER`, or several of as `ADAPTERS`."""
 
     type: str
     schemes: tuple[str, ...]
@@ -85,6 +85,7 @@ class Registry(Generic[A]):
         path = importlib.import_module(self.package).__path__
         modules = [importlib.import_module(f"{self.package}.{info.name}") for info in pkgutil.iter_modules(path)]
         found = [getattr(module, "ADAPTER", None) for module in modules]
+        found += [adapter for module in modules for adapter in getattr(module, "ADAPTERS", ())]
         found += [_loaded(entry) for entry in entry_points(group=self.package)]
         adapters: dict[str, A] = {}
         for adapter in found:
