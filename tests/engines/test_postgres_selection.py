@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -127,3 +128,21 @@ def test_everything_but_one_schema(postgres17: PostgresServer) -> None:
     copy = restored(postgres17, name, (), ("scrap",))
     after = checksums(postgres17, copy)
     assert after == {key: value for key, value in checksums(postgres17, name).items() if key != "scrap.big"}
+
+
+def test_databases_of_a_server(fresh_postgres: Callable[[int], PostgresServer]) -> None:
+    """For a whole server, patterns choose databases, and what is inside of them."""
+    server = fresh_postgres(17)
+    for name in ("shop", "test_1", "test_2", "a.b"):
+        server.database("CREATE TABLE t (x int); CREATE SCHEMA audit; CREATE TABLE audit.log (x int)", name=name)
+
+    def tables(include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, int]:
+        streams = dump(server.url(), DumpOptions(include=include, exclude=exclude))
+        return {stream.name: stream.data.count(b"CREATE TABLE ") for stream in streams}
+
+    both = 2
+    assert tables(("shop",), ()) == {"globals": 0, "shop": both}
+    assert tables(("shop.audit", "test_*"), ("test_2",)) == {"globals": 0, "shop": 1, "test_1": both}
+    assert tables(('"a.b"', "shop"), ("shop.audit.log",)) == {"globals": 0, "a.b": both, "shop": 1}
+    with pytest.raises(UsageError, match="chooses no database"):
+        tables(("nothing",), ())

@@ -36,7 +36,7 @@ from dataguardian.engines.postgres.load import feed, without_data
 from dataguardian.engines.postgres.probe import LIMIT_SECONDS, probe
 from dataguardian.engines.postgres.properties import capture
 from dataguardian.engines.postgres.restore import Restoration, major_of
-from dataguardian.engines.postgres.selection import select
+from dataguardian.engines.postgres.selection import databases_of, select
 from dataguardian.engines.postgres.server import Server, scalar, version_text
 from dataguardian.engines.postgres.target import look_at
 from dataguardian.engines.postgres.tools import client_programs, newest_tools, tools_for
@@ -82,19 +82,15 @@ class PostgresEngine(Engine):
         return within(LIMIT_SECONDS, lambda: probe(self._server))
 
     def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
-        if self._config.database is None and (options.include or options.exclude):
-            raise UsageError(
-                "--include and --exclude choose within one database, and this address is a whole server",
-                hint=f"back up one database: {self._config.describe()}DATABASE",
-            )
         with reached(self._config) as endpoint:
             environment = child_environment(self._config, endpoint)
             if self._config.database is not None:
                 yield self._dump_of(self._config.database, environment, options)
                 return
+            chosen = databases_of(self._databases(options), options)
             yield self._dump_of_globals(environment)
-            for name in self._databases():
-                yield self._dump_of(name, environment, options)
+            for name, inside in chosen.items():
+                yield self._dump_of(name, environment, inside)
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))
@@ -190,11 +186,13 @@ class PostgresEngine(Engine):
     def _versions(self, tools: ToolSet) -> dict[str, str]:
         return {"server_version": self.server_version, "client_version": tools.version}
 
-    def _databases(self) -> list[str]:
+    def _databases(self, options: DumpOptions | None = None) -> list[str]:
+        """Raises NotAllowedError for one of those that `options` choose, if it may not be connected to."""
         with self._server.connect(self._server.maintenance_database(), error=DumpFailedError) as connection:
             rows = connection.execute(_DATABASES).fetchall()
+        wanted = databases_of([name for name, _ in rows], options or DumpOptions())
         for name, may_connect in rows:
-            if not may_connect:
+            if not may_connect and name in wanted:
                 raise NotAllowedError(
                     f"the connecting role may not connect to database {name!r} at {self._server.place}",
                     hint="back up a cluster as a superuser, or each database by its own address",

@@ -182,16 +182,49 @@ def _choice(
     return choice
 
 
+def databases_of(names: Sequence[str], options: DumpOptions) -> dict[str, DumpOptions]:
+    """Returns the databases of a server that the patterns choose, each with what they say about its inside.
+
+    There, a pattern begins with a database: `shop`, `shop.audit`, `shop.audit.log`.
+    """
+    wanted, unwanted = ([_split(text, most=3) for text in texts] for texts in (options.include, options.exclude))
+    for parts, text in zip(wanted, options.include, strict=True):
+        if not any(_like(parts[0], name) for name in names):
+            raise UsageError(
+                f"{text!r} chooses no database of this server",
+                hint="write DATABASE, DATABASE.SCHEMA or DATABASE.SCHEMA.TABLE; * and ? stand for any characters",
+            )
+    chosen: dict[str, DumpOptions] = {}
+    for name in names:
+        inside, outside = _about(name, wanted), _about(name, unwanted)
+        if (wanted and not inside) or "" in outside:
+            continue
+        include = () if "" in inside else tuple(inside)
+        chosen[name] = DumpOptions(include=include, exclude=tuple(outside))
+    return chosen
+
+
+def _about(database: str, patterns: Iterable[list[str]]) -> list[str]:
+    """Returns what patterns say about a database: '' for all of it, else what follows its name."""
+    return [".".join(parts[1:]) for parts in patterns if _like(parts[0], database)]
+
+
 def _parsed(text: str) -> tuple[str, str | None]:
-    """Splits at the first dot outside of double quotes, which take a name as it is."""
+    parts = _split(text, most=2)
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _split(text: str, *, most: int) -> list[str]:
+    """Splits at the dots outside of double quotes, which take a name as it is."""
     parts = re.findall(r'(?:"(?:[^"]|"")*"|[^."])+|\.', text)
     names = [part for part in parts if part != "."]
-    if not names or "".join(parts) != text or len(names) > 2 or len(parts) != 2 * len(names) - 1:  # noqa: PLR2004 -- two
+    if not names or "".join(parts) != text or len(names) > most or len(parts) != 2 * len(names) - 1:
         raise UsageError(
-            f"{text!r} is not a pattern for a PostgreSQL database",
-            hint='write SCHEMA, SCHEMA.TABLE or TABLE; a name that holds a dot stands in double quotes: "a.b"',
+            f"{text!r} is not a pattern here",
+            hint="write SCHEMA, SCHEMA.TABLE or TABLE, for a whole server DATABASE, DATABASE.SCHEMA or"
+            ' DATABASE.SCHEMA.TABLE; a name that holds a dot stands in double quotes: "a.b"',
         )
-    return names[0], names[1] if len(names) > 1 else None
+    return names
 
 
 def _pieces(pattern: str) -> list[tuple[str, bool]]:
