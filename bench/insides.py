@@ -28,7 +28,7 @@ from dataguardian.core.events import Events
 from dataguardian.core.executions import TRIES, Executions
 from dataguardian.core.guards import CleanupSettings
 from dataguardian.core.scheduling import Scheduler
-from dataguardian.core.sweep import plan_job
+from dataguardian.core.sweep import outline_job
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.models import BackupExecution, BackupJob, Datasource, NotificationRow, StorageLocation
 from dataguardian.db.repositories.executions import JobRepository
@@ -145,9 +145,9 @@ async def plan(context: Context, count: int, jobs: int) -> Row:
     kept = doomed = 0
     async with measured() as figures:
         for job in found:
-            preview = await plan_job(context, job, CleanupSettings())
-            doomed += len(preview.doomed)
-            kept += len(preview.decisions) - len(preview.doomed)
+            outline = await outline_job(context, job, CleanupSettings())
+            doomed += outline.removed
+            kept += outline.total - outline.removed
     assert kept + doomed == count, (kept, doomed)
     assert kept >= jobs, kept
     return figures.row() | {"kept": kept, "doomed": doomed}

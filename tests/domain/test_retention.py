@@ -18,6 +18,7 @@ from dataguardian.domain.errors import UsageError
 from dataguardian.domain.retention import (
     Decision,
     RetainedBackup,
+    RetentionPlanner,
     RetentionPolicy,
     describe,
     exceeds_share,
@@ -251,10 +252,12 @@ def test_decisions_without_an_end_say_what_ends_them() -> None:
 def test_a_pass_that_would_remove_too_much_is_seen() -> None:
     """379 of 400 go at the first pass over a year of nights; none of one go, and none of none."""
     decisions = plan_retention(nightly(400), GFS, TODAY, "UTC")
-    assert exceeds_share(decisions, 0.94)
-    assert not exceeds_share(decisions, 0.95)
-    assert not exceeds_share(plan_retention(nightly(1), GFS, TODAY, "UTC"), 0.0)
-    assert not exceeds_share([], 0.0)
+    removed = sum(not decision.keep for decision in decisions)
+    assert exceeds_share(removed, len(decisions), 0.94)
+    assert not exceeds_share(removed, len(decisions), 0.95)
+    assert all(decision.keep for decision in plan_retention(nightly(1), GFS, TODAY, "UTC"))
+    assert not exceeds_share(0, 1, 0.0)
+    assert not exceeds_share(0, 0, 0.0)
 
 
 def test_bad_input_is_refused() -> None:
@@ -268,6 +271,27 @@ def test_bad_input_is_refused() -> None:
     for wrong in ({"keep_daily": -1}, {"keep_last": 0}, {"keep_weekly": 10**9}, {"keep_month": 3}):
         with pytest.raises(ValidationError):
             RetentionPolicy.model_validate(wrong)
+
+
+def test_a_planner_wants_the_newest_first() -> None:
+    """A backup that is not older than the one before, or that comes again, is an error, never a guess."""
+    for second in ("2026-11-02", "2026-11-01"):
+        planner = RetentionPlanner(GFS, TODAY, "UTC")
+        assert list(planner.add(backup("2026-11-01"))) == []
+        with pytest.raises(ValueError, match="newest first"):
+            list(planner.add(backup(second)))
+
+
+def test_a_planner_holds_no_more_than_it_needs() -> None:
+    """Of five years of hourly backups it never holds more than those of some days."""
+    planner = RetentionPlanner(GFS, TODAY, "America/New_York")
+    newest = datetime(2026, 11, 23, tzinfo=UTC)
+    told, held = 0, 0
+    for hour in range(5 * 365 * 24):
+        told += len(list(planner.add(RetainedBackup(str(hour), newest - timedelta(hours=hour), False, 1))))
+        held = max(held, hour + 1 - told)
+    assert held < 72
+    assert told + len(list(planner.finish())) == 5 * 365 * 24
 
 
 def test_many_backups_are_planned_in_linear_time() -> None:

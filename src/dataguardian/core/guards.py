@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dataguardian.domain.retention import Decision, RetainedBackup, exceeds_share
+from dataguardian.domain.retention import exceeds_share
 
 CLOCK_TOLERANCE = timedelta(hours=1)
 SUSPICION = timedelta(hours=20)
@@ -55,19 +55,20 @@ def clock_warning(state: Mapping[str, Any], now: datetime) -> str:
 
 
 def plan_warning(
-    backups: Sequence[RetainedBackup], decisions: Sequence[Decision], now: datetime, settings: CleanupSettings
+    newest: datetime | None, removed: int, total: int, now: datetime, settings: CleanupSettings
 ) -> str | None:
-    """Returns why a job's plan must not be carried out without a person; None when it may be."""
-    newest = max((backup.created_at for backup in backups), default=now)
-    if newest > now + CLOCK_TOLERANCE:
+    """Returns why a job's plan must not be carried out without a person; None when it may be.
+
+    `newest` is when its newest backup was made; the plan removes `removed` of `total`.
+    """
+    if newest is not None and newest > now + CLOCK_TOLERANCE:
         return (
             f"its newest backup is of {newest:%Y-%m-%d %H:%M} UTC, which is yet to come: the clock is wrong, or was. "
             "Nothing was removed"
         )
-    removed = sum(not decision.keep for decision in decisions)
-    if removed > settings.few and exceeds_share(decisions, settings.max_share):
+    if removed > settings.few and exceeds_share(removed, total, settings.max_share):
         return (
-            f"{removed} of its {len(decisions)} backups would go at once, more than {settings.max_share:.0%}. Nothing "
+            f"{removed} of its {total} backups would go at once, more than {settings.max_share:.0%}. Nothing "
             "was removed. Look at its retention preview; when that is meant, run its cleanup by force"
         )
     return None

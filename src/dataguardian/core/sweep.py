@@ -6,8 +6,9 @@ such as an empty folder where a disk was mounted, must not look like one whose b
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
@@ -19,19 +20,19 @@ from dataguardian.core.events import Events
 from dataguardian.core.guards import CleanupSettings, plan_warning
 from dataguardian.core.pruning import PruningSettings, prune
 from dataguardian.core.removal import Outcome, Removed, Remover
-from dataguardian.core.threads import in_thread
 from dataguardian.db.models import AbandonedDirectory, BackupJob
 from dataguardian.db.repositories.cleanup import CleanupRepository
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.stored import AbandonedRepository
 from dataguardian.domain.errors import DataGuardianError
-from dataguardian.domain.retention import Decision, RetainedBackup, RetentionPolicy, local_date, plan_retention
+from dataguardian.domain.retention import Decision, RetainedBackup, RetentionPlanner, RetentionPolicy, local_date
 from dataguardian.domain.sizes import format_size
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.storage.base import Storage
 
-PLAN_SECONDS = 600.0
+PLAN_BATCH = 200
+ID_BYTES = 16
 NOTES = 100
 PATHS = 500
 TOLD_AT_MOST = 200
@@ -97,18 +98,62 @@ class Tally:
         self.report.problem(f"{self.name}: {text}")
 
 
+@dataclass
+class RetentionOutline:
+    """A plan without its reasons, in memory that hardly grows: what a pass needs. `blocked` as in the preview."""
+
+    total: int = 0
+    blocked: str | None = None
+    _doomed: bytearray = field(default_factory=bytearray)
+
+    def count(self, decision: Decision) -> None:
+        self.total += 1
+        if not decision.keep:
+            self._doomed += uuid.UUID(decision.id).bytes
+
+    @property
+    def removed(self) -> int:
+        return len(self._doomed) // ID_BYTES
+
+    def oldest_first(self) -> Iterator[uuid.UUID]:
+        for end in range(len(self._doomed), 0, -ID_BYTES):
+            yield uuid.UUID(bytes=bytes(self._doomed[end - ID_BYTES : end]))
+
+
 async def plan_job(context: Context, job: BackupJob, settings: CleanupSettings) -> RetentionPreview:
-    """Reads a job's backups as a stream of four columns and plans in a thread: 100,000 of them are no trouble."""
-    policy = RetentionPolicy.model_validate(job.retention_policy)
+    """Plans for people: every backup of the job with its reasons."""
+    now = context.clock.now()
+    decisions: list[Decision] = []
+    outline = await outline_job(context, job, settings, seen=decisions.append)
+    return RetentionPreview(
+        job.id, local_date(now, job.schedule_timezone), job.schedule_timezone, decisions, outline.blocked
+    )
+
+
+async def outline_job(
+    context: Context, job: BackupJob, settings: CleanupSettings, seen: Callable[[Decision], object] | None = None
+) -> RetentionOutline:
+    """Reads a job's backups as a stream and decides while they pass: 100,000 of them are no trouble."""
     now, timezone = context.clock.now(), job.schedule_timezone
-    today = local_date(now, timezone)
+    policy = RetentionPolicy.model_validate(job.retention_policy)
+    planner = RetentionPlanner(policy, local_date(now, timezone), timezone)
+    outline, newest = RetentionOutline(), None
+
+    def take(decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            outline.count(decision)
+            if seen is not None:
+                seen(decision)
+
     async with context.db.read() as session:
-        backups = [
-            RetainedBackup(str(view.id), view.created_at, view.pinned, view.stored_bytes)
-            async for view in CleanupRepository(session).backups_of(job.id)
-        ]
-    decisions = await in_thread(lambda: plan_retention(backups, policy, today, timezone), seconds=PLAN_SECONDS)
-    return RetentionPreview(job.id, today, timezone, decisions, plan_warning(backups, decisions, now, settings))
+        async for view in CleanupRepository(session).backups_of(job.id):
+            newest = newest or view.created_at
+            take(planner.add(RetainedBackup(str(view.id), view.created_at, view.pinned, view.stored_bytes)))
+            if outline.total % PLAN_BATCH == 0:
+                await asyncio.sleep(0)  # others want the processor, too
+    take(planner.finish())
+    outline.blocked = plan_warning(newest, outline.removed, outline.total, now, settings)
+    return outline
 
 
 class Sweep:
@@ -178,14 +223,14 @@ class Sweep:
                 tally.count(await self._remover.finish(execution_id))
 
     async def _retain(self, job: BackupJob, tally: Tally) -> None:
-        plan = await plan_job(self._context, job, self._settings)
+        plan = await outline_job(self._context, job, self._settings)
         if plan.blocked and not self._force:
             tally.problem(plan.blocked)
             return
-        for decision in reversed(plan.doomed):  # the oldest first
+        for execution_id in plan.oldest_first():
             if self._stopped():
                 return
-            tally.count(await self._remover.remove(uuid.UUID(decision.id)))
+            tally.count(await self._remover.remove(execution_id))
 
     async def _remove_abandoned(self) -> None:
         after = None

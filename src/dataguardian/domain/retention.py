@@ -26,9 +26,10 @@ removes nothing more. `expires_on` is the latest of the ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -45,6 +46,9 @@ _WEEK_DAYS = 7
 _YEAR_MONTHS = 12
 _NEVER = date.min  # the end of a rule that does not hold
 _FOREVER = date.max
+_MOST_SHIFT = timedelta(days=2)
+"""Of two backups so far apart, the later one has the later local date, whatever a zone has done to its clocks."""
+_NAIVE = "a time without a time zone has no date"
 _PHRASES = {
     "daily": "a daily backup",
     "last": "one of the last backups",
@@ -102,21 +106,71 @@ def plan_retention(
     `today` is the date of the pass in `timezone`, the job's IANA zone (see `local_date`). Raises UsageError for an
     unknown zone, ValueError for a naive `created_at` and for an id that comes twice.
     """
-    dated = _newest_first(backups, load_zone(timezone))
-    calendar_ends = _calendar_ends(dated, policy)
-    decisions = []
-    for index, item in enumerate(dated):
-        weekly, monthly = calendar_ends[item.backup.id]
+    planner = RetentionPlanner(policy, today, timezone)
+    known = list(backups)
+    if len({backup.id for backup in known}) != len(known):
+        raise ValueError("a backup is listed twice; one of the two could be removed in the other's name")
+    if any(backup.created_at.tzinfo is None for backup in known):
+        raise ValueError(_NAIVE)
+    newest_first = sorted(known, key=_age_key, reverse=True)
+    return [decision for backup in newest_first for decision in planner.add(backup)] + list(planner.finish())
+
+
+class RetentionPlanner:
+    """Decides on the backups of one job while they pass, in memory that does not grow with their number.
+
+    It holds those of the last two days that passed, and a date for each of the `keep_last` newest.
+    """
+
+    def __init__(self, policy: RetentionPolicy, today: date, timezone: str) -> None:
+        self._policy = policy
+        self._today = today
+        self._zone = load_zone(timezone)
+        self._last: deque[date] = deque(maxlen=policy.keep_last)
+        self._before: RetainedBackup | None = None
+        self._newer: _Dated | None = None
+        self._waiting: deque[_Dated] = deque()
+
+    def add(self, backup: RetainedBackup) -> Iterator[Decision]:
+        """Takes the next backup, which must be older than those before; yields what is decided by now, newest first.
+
+        Raises ValueError for one that is not older, and for a naive `created_at`.
+        """
+        item = self._dated(backup)
+        at = len(self._waiting)  # nearly always its place: see _Dated.calendar_key
+        while at and self._waiting[at - 1].calendar_key < item.calendar_key:
+            at -= 1
+        self._waiting.insert(at, item)
+        while len(self._waiting) > 1 and self._waiting[1].backup.created_at - backup.created_at > _MOST_SHIFT:
+            yield self._decide(self._waiting.popleft())
+
+    def finish(self) -> Iterator[Decision]:
+        """Yields the decisions on the oldest backups, after the last one was added."""
+        while self._waiting:
+            yield self._decide(self._waiting.popleft())
+
+    def _dated(self, backup: RetainedBackup) -> _Dated:
+        day = _date_in(backup.created_at, self._zone)
+        if self._before is not None and _age_key(self._before) <= _age_key(backup):
+            raise ValueError("backups come newest first, and each one once")
+        overtaken = self._last[0] if len(self._last) == self._policy.keep_last else _FOREVER
+        newest_until = self._last[-1] if self._last else _FOREVER
+        self._last.append(day)
+        self._before = backup
+        return _Dated(backup, day, overtaken, newest_until)
+
+    def _decide(self, item: _Dated) -> Decision:
+        newer, older = self._newer, self._waiting[0] if self._waiting else None
+        self._newer = item
         ends = {
-            "daily": _days_later(item.day, policy.keep_daily),
-            "weekly": weekly,
-            "monthly": monthly,
-            "last": _overtaken_on(dated, index, policy.keep_last),
+            "daily": _days_later(item.day, self._policy.keep_daily),
+            "weekly": _weekly_end(item, newer, self._policy.keep_weekly),
+            "monthly": _monthly_end(item, newer, older, self._policy.keep_monthly),
+            "last": item.last_until,
             "pinned": _FOREVER if item.backup.pinned else _NEVER,
-            "newest_good": _overtaken_on(dated, index, 1),
+            "newest_good": item.newest_until,
         }
-        decisions.append(_decide(item, ends, policy, today))
-    return decisions
+        return _decide(item, ends, self._policy, self._today)
 
 
 def local_date(moment: datetime, timezone: str) -> date:
@@ -124,10 +178,9 @@ def local_date(moment: datetime, timezone: str) -> date:
     return _date_in(moment, load_zone(timezone))
 
 
-def exceeds_share(decisions: Sequence[Decision], max_share: float) -> bool:
-    """Tells whether the pass would remove more than `max_share` (0 to 1) of the backups it looked at."""
-    removed = sum(not decision.keep for decision in decisions)
-    return removed > max_share * len(decisions)
+def exceeds_share(removed: int, total: int, max_share: float) -> bool:
+    """Tells whether a pass that removes so many would remove more than `max_share` (0 to 1) of those it looked at."""
+    return removed > max_share * total
 
 
 def describe(decision: Decision) -> str:
@@ -141,16 +194,19 @@ def describe(decision: Decision) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Dated:
+    """A backup, its local date, and the dates on which it stops being one of the last, and the newest."""
+
     backup: RetainedBackup
     day: date
-
-    @property
-    def age_key(self) -> tuple[datetime, str]:
-        return self.backup.created_at, self.backup.id  # the id decides between equal times, so that plans are stable
+    last_until: date
+    newest_until: date
 
     @property
     def calendar_key(self) -> tuple[date, datetime, str]:
-        return self.day, *self.age_key
+        """Not always the order of age: where the clocks go back over midnight, a later backup can bear an earlier
+        date.
+        """
+        return self.day, *_age_key(self.backup)
 
     @property
     def week(self) -> int:
@@ -161,25 +217,8 @@ class _Dated:
         return self.day.year * _YEAR_MONTHS + self.day.month - 1
 
 
-def _newest_first(backups: Iterable[RetainedBackup], zone: ZoneInfo) -> list[_Dated]:
-    dated = [_Dated(backup, _date_in(backup.created_at, zone)) for backup in backups]
-    if len({item.backup.id for item in dated}) != len(dated):
-        raise ValueError("a backup is listed twice; one of the two could be removed in the other's name")
-    return sorted(dated, key=lambda item: item.age_key, reverse=True)
-
-
-def _calendar_ends(dated: list[_Dated], policy: RetentionPolicy) -> dict[str, tuple[date, date]]:
-    """Returns, by id, the ends of `weekly` and of `monthly`."""
-    # Not always the order of age: where the clocks go back over midnight, a later backup can bear an earlier date.
-    by_date = [None, *sorted(dated, key=lambda item: item.calendar_key, reverse=True), None]
-    return {
-        item.backup.id: (
-            _weekly_end(item, newer, policy.keep_weekly),
-            _monthly_end(item, newer, older, policy.keep_monthly),
-        )
-        for newer, item, older in zip(by_date, by_date[1:], by_date[2:], strict=False)
-        if item is not None
-    }
+def _age_key(backup: RetainedBackup) -> tuple[datetime, str]:
+    return backup.created_at, backup.id  # the id decides between equal times, so that plans are stable
 
 
 def _weekly_end(item: _Dated, newer: _Dated | None, keep_weekly: int) -> date:
@@ -200,11 +239,6 @@ def _stands_for_month(item: _Dated, newer: _Dated | None, older: _Dated | None) 
     if item.day.day == 1:
         return newer is None or newer.day != item.day
     return older is None or older.month != item.month
-
-
-def _overtaken_on(dated: list[_Dated], index: int, places: int) -> date:
-    """Returns the date on which the backup at `index` stops being one of the newest `places`."""
-    return dated[index - places].day if index >= places else _FOREVER
 
 
 def _decide(item: _Dated, ends: dict[str, date], policy: RetentionPolicy, today: date) -> Decision:
@@ -245,7 +279,7 @@ def _term(decision: Decision) -> str:
 
 def _date_in(moment: datetime, zone: ZoneInfo) -> date:
     if moment.tzinfo is None:
-        raise ValueError("a time without a time zone has no date")
+        raise ValueError(_NAIVE)
     return moment.astimezone(zone).date()
 
 
