@@ -38,6 +38,7 @@ OF_ADMIN = "$admin."
 _LENGTH = struct.Struct("<I")
 _MIN_DOCUMENT_BYTES = 5
 _END = 0xFFFFFFFF
+_HEADER_TYPES: dict[str, type] = {"db": str, "collection": str, "EOF": bool, "CRC": int}
 _NEEDED = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
@@ -318,7 +319,9 @@ def _listed(document: dict[str, Any]) -> Listed:
 
 
 def _header_of(document: dict[str, Any]) -> tuple[Namespace, bool, int]:
-    database, collection, end, crc = (document.get(key) for key in ("db", "collection", "EOF", "CRC"))
-    if not isinstance(database, str) or not isinstance(collection, str) or not collection or not isinstance(crc, int):
+    values = tuple(document.get(key) for key in _HEADER_TYPES)
+    fits = all(isinstance(value, kind) for value, kind in zip(values, _HEADER_TYPES.values(), strict=True))
+    if set(document) != set(_HEADER_TYPES) or not fits or not values[1]:
         raise IntegrityError("the archive is damaged: a block's header cannot be read")
-    return Namespace(database, collection), bool(end), crc & ((1 << 64) - 1)
+    database, collection, end, crc = values
+    return Namespace(str(database), str(collection)), bool(end), int(crc or 0) & ((1 << 64) - 1)

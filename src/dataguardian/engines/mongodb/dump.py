@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
 from dataguardian.engines.mongodb import archive
 from dataguardian.engines.mongodb.archive import BUCKETS, KIND, OF_ADMIN, Listed, Namespace, Prelude
+from dataguardian.engines.mongodb.batches import Moment
 from dataguardian.engines.mongodb.metadata import Metadata, as_json
 from dataguardian.engines.mongodb.names import is_ours
 from dataguardian.engines.mongodb.server import NOT_ALLOWED, SNAPSHOT_TOO_OLD, Link, Server
-
-if TYPE_CHECKING:
-    from pymongo.client_session import ClientSession
 
 _SPECIAL = (archive.USERS, archive.ROLES, archive.AUTH_VERSION)
 _UNREADABLE_AT_A_MOMENT = frozenset({20, 72, 246, 263})
@@ -110,13 +108,13 @@ def _special(link: Link, database: str, warnings: list[str]) -> list[Listed]:
 
 
 class DriverDump:
-    """One database as an archive. `session` reads all of it at one moment; None where the server has no snapshots."""
+    """One database as an archive. All of it is of one `moment`; None where the server has no snapshots."""
 
     kind = KIND
 
-    def __init__(self, server: Server, link: Link, database: str, session: ClientSession | None) -> None:
+    def __init__(self, server: Server, link: Link, database: str, moment: Moment | None) -> None:
         self.name = database
-        self._server, self._link, self._session = server, link, session
+        self._server, self._link, self._moment = server, link, moment
         with server.translated(DumpFailedError, f"database {database!r}"):
             self._content = content_of(link, database)
             self.size_hint_bytes: int | None = size_of(link, database)
@@ -170,7 +168,7 @@ class DriverDump:
                 hint="install mongodb-database-tools; it is used as soon as it is on PATH",
             )
         place, query = _stored(name)
-        if self._session is not None and not archive.is_special(name):
+        if self._moment is not None and not archive.is_special(name):
             yield from self._at_the_moment(place, query)
         else:
             yield from self._now(place, query)
@@ -178,7 +176,7 @@ class DriverDump:
     def _at_the_moment(self, place: Namespace, query: dict[str, Any]) -> Iterator[bytes]:
         from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package
 
-        batches = self._link.raw_batches(place, query, self._session)
+        batches = self._link.raw_batches(place, query, self._moment)
         try:
             first = next(batches, None)
         except OperationFailure as error:
@@ -212,11 +210,6 @@ def size_of(link: Link, database: str) -> int | None:
     return None
 
 
-@contextmanager
-def moment(link: Link, read_concern: str | None) -> Iterator[ClientSession | None]:
-    """Gives a session whose reads are all of one moment, where the server can and nobody asked for something else."""
-    if not link.has_snapshots or read_concern not in (None, "snapshot"):
-        yield None
-        return
-    with link.client.start_session(snapshot=True) as session:
-        yield session
+def moment_of(link: Link, read_concern: str | None) -> Moment | None:
+    """Returns what makes all reads be of one moment, where the server can and nobody asked for something else."""
+    return Moment() if link.has_snapshots and read_concern in (None, "snapshot") else None

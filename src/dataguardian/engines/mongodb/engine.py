@@ -19,7 +19,7 @@ from dataguardian.engines.base import (
 )
 from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig
-from dataguardian.engines.mongodb.dump import DriverDump, content_of, is_dumped, moment
+from dataguardian.engines.mongodb.dump import DriverDump, content_of, is_dumped, moment_of
 from dataguardian.engines.mongodb.native import MongodumpDump, mongodump_uri
 from dataguardian.engines.mongodb.probe import check_exists, missing_privileges, probe
 from dataguardian.engines.mongodb.restore import Restoration
@@ -127,11 +127,11 @@ class MongoEngine(Engine):
         import pymongo  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
         self._tools = [ToolVersion("pymongo", pymongo.version)]
-        with moment(link, self._config.read_concern) as session:
-            for name in names:
-                dump = DriverDump(self._server, link, name, session)
-                dump.warnings += [] if session is not None else [_NO_MOMENT]
-                yield dump
+        moment = moment_of(link, self._config.read_concern)
+        for name in names:
+            dump = DriverDump(self._server, link, name, moment)
+            dump.warnings += [] if moment is not None else [_NO_MOMENT]
+            yield dump
 
     def _targets(self, streams: list[tuple[str, str]]) -> list[str]:
         """Returns the databases that the streams would become; raises UsageError when they do not fit the address."""

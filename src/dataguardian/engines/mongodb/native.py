@@ -6,6 +6,7 @@ import json
 import subprocess
 from contextlib import ExitStack
 from typing import Self
+from urllib.parse import unquote
 
 from dataguardian.domain.errors import DumpFailedError, IntegrityError
 from dataguardian.engines.mongodb.archive import KIND, ArchiveReader
@@ -80,12 +81,19 @@ class MongodumpDump:
 
     def _failed(self, code: int) -> DumpFailedError:
         return DumpFailedError(
-            f"mongodump of database {self.name!r} ended with exit code {code}:"
-            f" {self._child.stderr_text or 'no message'}",
+            f"mongodump of database {self.name!r} ended with exit code {code}: {self._said() or 'no message'}",
             hint="nothing was kept of it; solve what mongodump says and start the backup again",
             database=self.name,
             exit_code=code,
         )
+
+    def _said(self) -> str:
+        """Returns the end of what mongodump said, without the address and its password, should it repeat them."""
+        text = self._child.stderr_text.replace(self._uri, "…")
+        password = self._uri.partition("@")[0].rpartition("/")[2].partition(":")[2]
+        for secret in (password, unquote(password)):
+            text = text.replace(secret, "…") if secret else text
+        return text
 
     def _unsound(self, error: IntegrityError) -> DumpFailedError:
         return DumpFailedError(

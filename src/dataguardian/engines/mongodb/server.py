@@ -23,6 +23,7 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.engines.mongodb.archive import Namespace, version_tuple
+from dataguardian.engines.mongodb.batches import Moment, raw_batches
 from dataguardian.engines.mongodb.config import MongoConfig, auth_sources, place_of, uri_of
 from dataguardian.engines.mongodb.tlsfiles import driver_options, key_file
 from dataguardian.engines.network import Endpoint, check_tls_files, password_of, reached
@@ -78,6 +79,7 @@ class Link:
     auth_source: str | None
     has_tls: bool
     place: str
+    config: MongoConfig
 
     @cached_property
     def hello(self) -> dict[str, Any]:
@@ -90,6 +92,12 @@ class Link:
     @property
     def is_mongos(self) -> bool:
         return self.hello.get("msg") == "isdbgrid"
+
+    @property
+    def one_server(self) -> bool:
+        """Tells whether all commands go to one server: the only one of the address, or a replica set's primary."""
+        several = self.config.srv or "," in (self.config.host or "")
+        return self.config.read_preference in (None, "primary") and not (several and self.is_mongos)
 
     @property
     def has_snapshots(self) -> bool:
@@ -111,11 +119,24 @@ class Link:
         return sorted(map(dict, self.database(database).list_collections()), key=lambda info: str(info["name"]))
 
     def raw_batches(
-        self, place: Namespace, query: Mapping[str, Any] | None = None, session: ClientSession | None = None
+        self, place: Namespace, query: Mapping[str, Any] | None = None, moment: Moment | None = None
     ) -> Iterator[bytes]:
-        """Yields documents as the server sends them, some 16 MiB at a time, in natural order."""
+        """Yields documents as the server sends them, some 16 MiB at a time, in natural order.
+
+        Every batch must come from the server that the first one came from. Where commands may go to any of several, the
+        driver's own cursor sees to that, which is slower.
+        """
+        if not self.one_server:
+            yield from self._driver_batches(place, query, moment)
+            return
+        yield from raw_batches(self.database(place.database), place.collection, query, moment)
+
+    def _driver_batches(
+        self, place: Namespace, query: Mapping[str, Any] | None, moment: Moment | None
+    ) -> Iterator[bytes]:
         collection = self.database(place.database)[place.collection]
         natural = None if query else [("$natural", 1)]
+        session = None if moment is None else self.snapshot_session
         cursor = collection.find_raw_batches(query, hint=natural, no_cursor_timeout=True, session=session)
         try:
             for batch in cursor:
@@ -123,6 +144,10 @@ class Link:
         finally:
             with brief():
                 cursor.close()
+
+    @cached_property
+    def snapshot_session(self) -> ClientSession:
+        return self.client.start_session(snapshot=True)
 
     def databases(self) -> list[str]:
         """Returns the names of all databases that may be dumped, in order."""
@@ -205,7 +230,7 @@ class Server:
                     raise
                 client.close()
             else:
-                return Link(client, endpoint, source, bool(options["tls"]), self.place)
+                return Link(client, endpoint, source, bool(options["tls"]), self.place, self.config)
         raise AssertionError("there is always a source to try")
 
 
