@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from dataguardian.core.context import Context
@@ -21,6 +22,7 @@ from dataguardian.db.models import (
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.lists import Filters, Lists, NotificationFilters
+from dataguardian.db.repositories.samples import LastVerification, SampleRepository
 from dataguardian.domain.states import ExecutionStatus
 
 __all__ = ["Filters", "History", "NotificationFilters"]
@@ -51,6 +53,14 @@ class History:
     async def execution(self, execution_id: uuid.UUID) -> BackupExecution:
         async with self._context.db.read() as session:
             return await ExecutionRepository(session).get(execution_id)
+
+    async def last_verifications(self, rows: Sequence[BackupExecution]) -> dict[uuid.UUID, LastVerification]:
+        """Returns, for those of these backups that were ever verified, the last result."""
+        ids = [row.id for row in rows if row.backup_path is not None]
+        if not ids:
+            return {}
+        async with self._context.db.read() as session:
+            return await SampleRepository(session).last_of(ids)
 
     async def works(self, kind: Kind, filters: Filters, page: int, limit: int) -> Page[Restore | Verification]:
         async with self._context.db.read() as session:

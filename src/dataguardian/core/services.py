@@ -15,6 +15,7 @@ from dataguardian.core.history import History
 from dataguardian.core.inbox import Inbox
 from dataguardian.core.overview import Overview
 from dataguardian.core.queueboard import QueueBoard
+from dataguardian.core.sampling import Sampling
 from dataguardian.core.scheduling import Scheduler
 from dataguardian.core.systemsettings import SystemSettings
 from dataguardian.core.work import Work
@@ -32,6 +33,7 @@ class Services:
     work: Work
     health: Health
     cleanup: Cleanup
+    sampling: Sampling
     delivery: Delivery
     history: History
     inbox: Inbox
@@ -44,6 +46,7 @@ def assemble(context: Context) -> Services:
     """Returns the services that stand on one context."""
     events = Events(context)
     executions = Executions(context, events)
+    work = Work(context, events)
     return Services(
         context=context,
         events=events,
@@ -52,9 +55,10 @@ def assemble(context: Context) -> Services:
         datasources=Datasources(context),
         storages=StorageLocations(context),
         jobs=Jobs(context),
-        work=Work(context, events),
+        work=work,
         health=Health(context, events),
         cleanup=Cleanup(context, events),
+        sampling=Sampling(context, events, work),
         delivery=Delivery(context, events),
         history=History(context),
         inbox=Inbox(context),

@@ -15,6 +15,8 @@ from dataguardian.core.context import Context
 from dataguardian.core.events import SETTING as NOTIFICATIONS
 from dataguardian.core.guards import CleanupSettings
 from dataguardian.core.pruning import PruningSettings
+from dataguardian.core.sampling import SETTING as SCRUB
+from dataguardian.core.sampling import ScrubSettings
 from dataguardian.core.secrets import keep_masked, masked, revealed
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.cron import parse_schedule
@@ -49,6 +51,7 @@ def _check_cron(settings: CleanupSettings) -> None:
 DEFINITIONS: Mapping[str, Definition] = {
     NOTIFICATIONS: Definition(settings_type, "Channels, and which notifications go to which of them; a daily digest"),
     CLEANUP: Definition(lambda: CleanupSettings, "When backups are cleaned up, and what one pass may do", _check_cron),
+    SCRUB: Definition(lambda: ScrubSettings, "How many stored backups are verified every week, and when"),
     PRUNING: Definition(lambda: PruningSettings, "For how many days rows are kept that nobody needs for long"),
 }
 

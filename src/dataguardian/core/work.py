@@ -10,6 +10,7 @@ replaced by a restore that had been interrupted the day before. A verification c
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +22,30 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
-from dataguardian.core.executions import LIVE_STATES, QUEUED_GRACE, RECONCILE_BATCH, Failed, expired_before
-from dataguardian.db.models import BackupExecution, Datasource, Restore, StorageLocation, Verification
+from dataguardian.core.executions import (
+    LIVE_STATES,
+    QUEUED_GRACE,
+    RECONCILE_BATCH,
+    SCHEDULED_PRIORITY,
+    Failed,
+    expired_before,
+)
+from dataguardian.db.models import IS_ACTIVE, BackupExecution, Datasource, Restore, StorageLocation, Verification
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.restores import LeaseRepository, RestoreRepository, VerificationRepository
 from dataguardian.db.session import server_time
 from dataguardian.domain.errors import ConflictError, QueueUnavailableError, UsageError
 from dataguardian.domain.ids import new_id
-from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, WorkStatus
+from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, Trigger, WorkStatus
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import NewJob
 
 MAX_ATTEMPTS = 3
 """How often a verification is begun when its workers die."""
+TRIGGER = "trigger"
+MADE_WAY = "made_way"
+"""In `metadata`: it was stopped for a restore, and is to be queued again."""
 ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
 
 Row = Restore | Verification
@@ -95,15 +106,22 @@ class Work:
             )
             await RestoreRepository(session).add(row)
         await self._enqueue_or_take_back(row)
+        await self._make_way()
         return row
 
-    async def start_verification(self, execution_id: uuid.UUID, *, deep: bool) -> Verification:
-        """Queues a verification. Raises NotFoundError, ConflictError, QueueUnavailableError."""
+    async def start_verification(self, execution_id: uuid.UUID, *, deep: bool, scheduled: bool = False) -> Verification:
+        """Queues a verification; a scheduled one lets everything else in its queue go first.
+
+        Raises NotFoundError, ConflictError (not completed; scheduled, and being verified), QueueUnavailableError.
+        """
         await self._context.queues.ping()
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             execution = await _restorable(session, execution_id)
+            if scheduled and await VerificationRepository(session).active_of(execution_id):
+                raise ConflictError("this backup is being verified", hint="wait for it to end")
             row = Verification(**_new(execution, now), deep=deep, errors=[])
+            row.details = {TRIGGER: Trigger.SCHEDULED.value} if scheduled else {}
             await VerificationRepository(session).add(row)
         await self._enqueue_or_take_back(row)
         return row
@@ -111,7 +129,11 @@ class Work:
     async def enqueue(self, rows: Sequence[Row]) -> None:
         """Tells the queue of rows that were committed."""
         jobs = [
-            NewJob(queue_job_id(row), {"id": str(row.id), "number": row.enqueue_number, "kind": kind_of(row).value})
+            NewJob(
+                queue_job_id(row),
+                {"id": str(row.id), "number": row.enqueue_number, "kind": kind_of(row).value},
+                priority=SCHEDULED_PRIORITY if is_scheduled(row) else 0,
+            )
             for row in rows
         ]
         await self._context.queues.add_many(QueueName.RESTORE, jobs)
@@ -157,8 +179,10 @@ class Work:
                 return False
             if isinstance(row, Verification):
                 row.ok, row.errors = result["ok"], list(result["errors"])
-                row.details = {"level": result["level"], "parts": result["parts"]}
-                pending = [] if row.ok is not False else await self._alarm(session, claim, row.errors)
+                row.details = row.details | {"level": result["level"], "parts": result["parts"]}
+                last = await VerificationRepository(session).newest_of(row.execution_id)
+                known = last is not None and last.ok is False
+                pending = await self._alarm(session, claim, row.errors) if row.ok is False and not known else []
             else:
                 row.size_bytes = result["size_bytes"]
             await _end(session, row, WorkStatus.COMPLETED, now)
@@ -170,8 +194,19 @@ class Work:
         await self._finish(claim, WorkStatus.FAILED, failed)
 
     async def cancelled(self, claim: WorkClaim) -> None:
-        """Records that the runner ended on request."""
-        await self._finish(claim, WorkStatus.CANCELLED)
+        """Records that the runner ended on request. What made way for a restore is queued again, behind it."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            works = repository(session, claim.kind)
+            row = await works.locked(claim.work_id)
+            if not _is_ours(row, claim):
+                return
+            if not row.details.get(MADE_WAY):
+                await _end(session, row, WorkStatus.CANCELLED, now)
+                return
+            await _requeue(works, row, now)
+        with contextlib.suppress(QueueUnavailableError):  # the reconciler finds it
+            await self.enqueue([row])
 
     async def hand_back(self, claim: WorkClaim) -> None:
         """At a shutdown: a verification is queued again, a restore has failed, and its words say what to do."""
@@ -181,7 +216,7 @@ class Work:
             if not _is_ours(row, claim):
                 return
             if isinstance(row, Verification):
-                await repository(session, claim.kind).requeue(row, now, bump=True)
+                await _requeue(repository(session, claim.kind), row, now)
             else:
                 await _end(session, row, WorkStatus.FAILED, now, Failed(_INTERRUPTED.format("the service was stopped")))
 
@@ -196,8 +231,21 @@ class Work:
                 await _end(session, row, WorkStatus.CANCELLED, now)
             else:
                 row.cancel_requested, row.updated_at = True, now
+                row.details = _without_way(row)
         await self._context.live.nudge(str(work_id))
         return row
+
+    async def _make_way(self) -> None:
+        """Has scheduled verifications that run stop for a restore: somebody waits for that, and nobody for them."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            running = await VerificationRepository(session).all(IS_ACTIVE, Verification.status == WorkStatus.RUNNING)
+            stopped = [row for row in running if is_scheduled(row) and not row.cancel_requested]
+            for row in stopped:
+                row.cancel_requested, row.updated_at = True, now
+                row.details = row.details | {MADE_WAY: True}
+        for row in stopped:
+            await self._context.live.nudge(str(row.id))
 
     async def reconcile(self) -> int:
         """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
@@ -216,10 +264,10 @@ class Work:
             )
             rows = [row for row in found if not self._context.holding.holds(row.id, row.attempt)]
             for row in rows:
-                if row.cancel_requested:
+                if row.cancel_requested and not row.details.get(MADE_WAY):
                     await _end(session, row, WorkStatus.CANCELLED, now)
                 elif kind is Kind.VERIFICATION and row.attempt < MAX_ATTEMPTS:
-                    await works.requeue(row, now, bump=True)
+                    await _requeue(works, row, now)
                 else:
                     text = _INTERRUPTED if kind is Kind.RESTORE else "{}, " + f"{row.attempt} times"
                     await _end(session, row, WorkStatus.FAILED, now, Failed(text.format("its worker died")))
@@ -280,6 +328,11 @@ class Work:
 
 
 _INTERRUPTED = "{} before the restore had ended: look at the target, which is as it was or restored, then start anew"
+
+
+def is_scheduled(row: Row) -> bool:
+    """Tells whether nobody waits for this: it is of the weekly sample."""
+    return isinstance(row, Verification) and row.details.get(TRIGGER) == Trigger.SCHEDULED
 
 
 def kind_of(row: Row) -> Kind:
@@ -357,6 +410,16 @@ def _new(execution: BackupExecution, now: datetime) -> dict[str, Any]:
 
 def _is_ours(row: Row, claim: WorkClaim) -> bool:
     return row.attempt == claim.attempt and row.status is WorkStatus.RUNNING
+
+
+async def _requeue(works: LeaseRepository[Any], row: Row, now: datetime) -> None:
+    """Queues a verification again; the cancel that made it stop for a restore is over."""
+    cancelled = row.cancel_requested and not row.details.get(MADE_WAY)
+    await works.requeue(row, now, bump=True, cancel_requested=cancelled, details=_without_way(row))
+
+
+def _without_way(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row.details.items() if key != MADE_WAY}
 
 
 async def _end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -11,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from dataguardian.api.dependencies import After, Given, Id, OfBackup, Paged, Stopping
 from dataguardian.api.errors import documented
 from dataguardian.api.patience import PatientRoute
-from dataguardian.api.schemas.common import Listing, listing, shown
+from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.executions import (
     ExecutionDetail,
     ExecutionOut,
@@ -22,6 +23,8 @@ from dataguardian.api.schemas.executions import (
     VerifyIn,
 )
 from dataguardian.api.stream import EVENTS_DOCUMENT, Followed, follow
+from dataguardian.core.services import Services
+from dataguardian.db.models import BackupExecution
 from dataguardian.domain.states import ExecutionStatus
 
 Force = Annotated[bool, Query(description="Also the newest good one of its job, or one that is not as it should be")]
@@ -37,14 +40,16 @@ async def list_executions(
     status: Annotated[ExecutionStatus | None, Query(description="Only those in this state")] = None,
 ) -> Listing[ExecutionOut]:
     """Newest first, by when they were created; `from` and `to` are about that time, too."""
-    chosen = replace(filters, status=status)
-    return listing(await services.history.executions(chosen, paging.page, paging.limit), ExecutionOut.of)
+    found = await services.history.executions(replace(filters, status=status), paging.page, paging.limit)
+    last = await services.history.last_verifications(found.data)
+    return listing(found, lambda row: ExecutionOut.of(row, last.get(row.id)))
 
 
 @router.get("/{execution_id}", responses=documented(404, 422))
 async def get_execution(services: Given, execution_id: Id) -> ExecutionDetail:
     row = await services.history.execution(execution_id)
-    return shown(ExecutionDetail, row, progress=await services.history.progress(row))
+    last = await services.history.last_verifications([row])
+    return ExecutionDetail.of(row, last.get(row.id), progress=await services.history.progress(row))
 
 
 @router.delete("/{execution_id}", status_code=204, responses=documented(404, 409, 413, 415, 422))
@@ -63,12 +68,12 @@ async def cancel_execution(services: Given, execution_id: Id) -> ExecutionOut:
 @router.post("/{execution_id}/pin", responses=documented(404, 413, 415, 422))
 async def pin_execution(services: Given, execution_id: Id) -> ExecutionOut:
     """Keeps retention and everybody else from deleting this backup."""
-    return ExecutionOut.of(await services.executions.pin(execution_id, pinned=True))
+    return await _shown(services, await services.executions.pin(execution_id, pinned=True))
 
 
 @router.post("/{execution_id}/unpin", responses=documented(404, 413, 415, 422))
 async def unpin_execution(services: Given, execution_id: Id) -> ExecutionOut:
-    return ExecutionOut.of(await services.executions.pin(execution_id, pinned=False))
+    return await _shown(services, await services.executions.pin(execution_id, pinned=False))
 
 
 @router.post("/{execution_id}/restore", status_code=202, responses=documented(404, 409, 413, 415, 422))
@@ -104,4 +109,10 @@ async def list_execution_logs(services: Given, paging: Paged, execution_id: Id, 
 async def follow_execution(services: Given, stopping: Stopping, execution_id: Id) -> StreamingResponse:
     """Server-sent events: `state` when the row changes, `progress` while it runs, `end` when nothing more will come."""
     row = await services.history.execution(execution_id)
-    return follow(services, stopping, Followed(row, services.history.execution, ExecutionOut.of))
+    last = await services.history.last_verifications([row])
+    show = partial(ExecutionOut.of, last=last.get(row.id))
+    return follow(services, stopping, Followed(row, services.history.execution, show))
+
+
+async def _shown(services: Services, row: BackupExecution) -> ExecutionOut:
+    return ExecutionOut.of(row, (await services.history.last_verifications([row])).get(row.id))

@@ -19,6 +19,8 @@ from dataguardian.api.schemas.system import (
     OverviewOut,
     QueueJobOut,
     QueueOut,
+    SampleOut,
+    SampleReportOut,
     SettingIn,
     SettingOut,
 )
@@ -114,3 +116,16 @@ async def start_cleanup(services: Given, body: CleanupIn | None = None) -> Clean
 async def get_cleanup_report(services: Given) -> CleanupReportOut:
     """What the last cleanup of everything did, and what it did not dare to do."""
     return CleanupReportOut(report=await services.cleanup.last_report())
+
+
+@router.post("/scrub", status_code=202, responses=documented(413, 415, 422))
+async def start_sample(services: Given) -> SampleReportOut:
+    """Verifies a sample of every storage's backups now, instead of on the day that the setting `scrub` names."""
+    return SampleReportOut(sample=SampleOut.of(await services.sampling.run_now()))
+
+
+@router.get("/scrub", responses=documented())
+async def get_sample(services: Given) -> SampleReportOut:
+    """How far this week's sample is; what each verification found is in the list of verifications."""
+    sample = await services.sampling.sample()
+    return SampleReportOut(sample=SampleOut.of(sample) if sample else None)

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Output, example, shown
 from dataguardian.db.models import BackupExecution, ExecutionLog, Restore, Verification
+from dataguardian.db.repositories.samples import LastVerification
 from dataguardian.domain.states import ExecutionStatus, Trigger, WorkStatus
 
 
@@ -38,10 +39,14 @@ class ExecutionOut(Output):
     cancel_requested: bool
     created_at: Moment
     updated_at: Moment
+    last_verified_at: Annotated[Moment | None, Field(description="When it was last read again where it lies")]
+    last_verification_ok: Annotated[bool | None, Field(description="What that found: false for damage")]
 
     @classmethod
-    def of(cls, row: BackupExecution) -> Self:
-        return shown(cls, row)
+    def of(cls, row: BackupExecution, last: LastVerification | None = None, **instead: object) -> Self:
+        """`last` is the backup's last verification; work that is not completed has none."""
+        at, ok = (last.at, last.ok) if last else (None, None)
+        return shown(cls, row, last_verified_at=at, last_verification_ok=ok, **instead)
 
 
 class ExecutionDetail(ExecutionOut):

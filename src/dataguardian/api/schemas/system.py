@@ -11,9 +11,11 @@ from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Out
 from dataguardian.api.schemas.executions import ExecutionOut
 from dataguardian.core.overview import StorageNumbers, Summary
 from dataguardian.core.queueboard import QueueNumbers, WatchedJob
+from dataguardian.core.sampling import Sample
 from dataguardian.core.systemsettings import Setting
 from dataguardian.db.models import BackupJob
 from dataguardian.db.repositories.overview import JobNumbers
+from dataguardian.db.repositories.samples import Tally
 from dataguardian.domain.states import DatasourceStatus, ExecutionStatus, StorageStatus
 from dataguardian.queues.definitions import QueueName
 
@@ -163,3 +165,41 @@ class CleanupStarted(Output):
 
 class CleanupReportOut(Output):
     report: Annotated[JsonObject | None, Field(description="What the last whole pass did; null before the first one")]
+
+
+class StorageSampleOut(Output):
+    """What one week's sample plans for a storage location, and what became of it."""
+
+    storage_location_id: uuid.UUID
+    planned: Annotated[int, Field(description="How many of its backups are verified")]
+    verified: Annotated[int, Field(description="How many came to a result, good or damaged")]
+    active: Annotated[int, Field(description="How many are queued or running")]
+    failed: Annotated[int, Field(description="How many could not be checked; that is no damage")]
+
+
+class SampleOut(Output):
+    """The weekly sample of verifications that goes on, or was the last."""
+
+    since: Moment
+    done: bool
+    storage_locations: list[StorageSampleOut]
+
+    @classmethod
+    def of(cls, sample: Sample) -> Self:
+        none = Tally()
+        entries = [(key, planned, sample.tallies.get(key, none)) for key, planned in sample.planned.items()]
+        storages = [
+            StorageSampleOut(
+                storage_location_id=key,
+                planned=planned,
+                verified=tally.completed,
+                active=tally.active,
+                failed=tally.failed,
+            )
+            for key, planned, tally in entries
+        ]
+        return cls(since=sample.since, done=sample.done, storage_locations=storages)
+
+
+class SampleReportOut(Output):
+    sample: Annotated[SampleOut | None, Field(description="null before the first one")]
