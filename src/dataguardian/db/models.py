@@ -30,6 +30,7 @@ from dataguardian.domain.states import (
     NotificationType,
     Severity,
     StorageStatus,
+    TargetStatus,
     Trigger,
     WorkStatus,
 )
@@ -45,6 +46,7 @@ NAMING_CONVENTION = {
 IS_ACTIVE = text("status IN ('queued', 'running')")
 """Written out in a query, too: a planner uses a partial index only when it sees the index's own words."""
 IS_OWED = text("status IN ('pending', 'sending')")
+IS_BEHIND = text("status = 'behind'")
 
 
 class Base(DeclarativeBase):
@@ -59,6 +61,7 @@ class Base(DeclarativeBase):
         ExecutionStatus: word(ExecutionStatus),
         WorkStatus: word(WorkStatus),
         Trigger: word(Trigger),
+        TargetStatus: word(TargetStatus),
         DatasourceStatus: word(DatasourceStatus),
         StorageStatus: word(StorageStatus),
         CheckStatus: word(CheckStatus),
@@ -206,6 +209,35 @@ class BackupExecution(Row, Base):
     """Has no index: it changes every few seconds, and only active rows are ever asked for it."""
 
 
+class ExecutionTarget(Row, Base):
+    """One of several storage locations of an execution. One that has a single storage location has no rows here."""
+
+    __tablename__ = "execution_targets"
+    __table_args__ = (
+        UniqueConstraint("execution_id", "storage_location_id"),
+        Index("ix_execution_targets_storage", "storage_location_id", "status", "size_bytes"),
+        Index(
+            "ix_execution_targets_behind",
+            "next_repair_at",
+            "id",
+            sqlite_where=IS_BEHIND,
+            postgresql_where=IS_BEHIND,
+        ),
+    )
+
+    execution_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("backup_executions.id", ondelete="CASCADE"))
+    storage_location_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("storage_locations.id", ondelete="RESTRICT"))
+    position: Mapped[int] = mapped_column(Integer)
+    """From 0, in the order of the job."""
+    status: Mapped[TargetStatus]
+    error: Mapped[str | None] = mapped_column(String(50))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    size_bytes: Mapped[int | None]
+    """What the backup takes here, once it is stored."""
+    failed_repairs: Mapped[int] = mapped_column(Integer)
+    next_repair_at: Mapped[datetime | None]
+
+
 class AbandonedDirectory(Row, Base):
     """Directories that failed or cancelled attempts may have left in a storage; only these does cleanup remove."""
 
@@ -245,7 +277,7 @@ def _work_indexes(table: str) -> tuple[Index, ...]:
 
 
 class Work:
-    """What restores and verifications share. While one is queued or running it is a lease on its backup."""
+    """What restores, verifications and repairs share. While one is queued or running it is a lease on its backup."""
 
     execution_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("backup_executions.id", ondelete="RESTRICT"))
     status: Mapped[WorkStatus]
@@ -284,6 +316,27 @@ class Verification(Row, Work, Base):
     deep: Mapped[bool]
     ok: Mapped[bool | None]
     errors: Mapped[list[str]]
+
+
+class Repair(Row, Work, Base):
+    """Copies a backup to a storage location that is behind, from one that holds it."""
+
+    __tablename__ = "repairs"
+    __table_args__ = (
+        *_work_indexes("repairs"),
+        Index(
+            "uq_repairs_active",
+            "execution_id",
+            "storage_location_id",
+            unique=True,
+            sqlite_where=IS_ACTIVE,
+            postgresql_where=IS_ACTIVE,
+        ),
+    )
+
+    storage_location_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("storage_locations.id", ondelete="RESTRICT"), index=True
+    )
 
 
 class ExecutionLog(Row, Base):

@@ -54,6 +54,9 @@ class WorkStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
+
+
 class Trigger(StrEnum):
     MANUAL = "manual"
     SCHEDULED = "scheduled"

@@ -18,18 +18,18 @@ from dataguardian.db.models import (
     BackupExecution,
     BackupJob,
     ExecutionLog,
-    Restore,
-    Verification,
+    ExecutionTarget,
 )
-from dataguardian.db.repositories.executions import ACTIVE_WORK
-from dataguardian.domain.states import ExecutionStatus
+from dataguardian.db.repositories.executions import LEASES
+from dataguardian.db.repositories.targets import HOLDING
+from dataguardian.domain.states import ACTIVE_WORK, HOLDS_A_BACKUP, ExecutionStatus
 
 STREAM_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class BackupView:
-    """What retention needs of a completed backup."""
+    """What retention needs of a backup."""
 
     id: uuid.UUID
     created_at: datetime
@@ -45,7 +45,7 @@ class CleanupRepository:
         return (await self.session.execute(select(BackupJob.id).order_by(BackupJob.id))).scalars().all()
 
     async def backups_of(self, job_id: uuid.UUID) -> AsyncIterator[BackupView]:
-        """Streams the completed backups of a job, newest first."""
+        """Streams the backups of a job, newest first; partial ones, which can be restored, too."""
         statement = (
             select(
                 BackupExecution.id,
@@ -53,7 +53,7 @@ class CleanupRepository:
                 BackupExecution.pinned,
                 BackupExecution.compressed_size_bytes,
             )
-            .where(BackupExecution.job_id == job_id, BackupExecution.status == ExecutionStatus.COMPLETED)
+            .where(BackupExecution.job_id == job_id, BackupExecution.status.in_(HOLDS_A_BACKUP))
             .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
         )
         found = await self.session.stream(statement, execution_options={"yield_per": STREAM_ROWS})
@@ -69,19 +69,19 @@ class CleanupRepository:
         return (await self.session.execute(statement)).scalars().all()
 
     async def is_leased(self, execution_id: uuid.UUID) -> bool:
-        """Tells whether a restore or verification of this backup is queued or running."""
-        for work in (Restore, Verification):
+        """Tells whether a restore, verification or repair of this backup is queued or running."""
+        for work in LEASES:
             leased = select(work.id).where(work.execution_id == execution_id, work.status.in_(ACTIVE_WORK)).limit(1)
             if (await self.session.execute(leased)).first() is not None:
                 return True
         return False
 
     async def forget(self, execution_id: uuid.UUID) -> bool:
-        """Deletes an execution whose objects are gone, with its chunks, logs and ended restores and verifications.
+        """Deletes an execution whose objects are gone, with its chunks, logs, targets and ended work.
 
         Returns whether there was one; of two cleanups only one gets True.
         """
-        for work in (Restore, Verification):
+        for work in LEASES:
             ended = select(work.id).where(work.execution_id == execution_id)
             await self._deleted(delete(ExecutionLog).where(ExecutionLog.owner_id.in_(ended)))
             await self._deleted(delete(work).where(work.execution_id == execution_id))
@@ -94,8 +94,16 @@ class CleanupRepository:
     async def known_paths(self, storage_id: uuid.UUID, paths: Collection[str]) -> set[str]:
         """Returns those of `paths` in a storage location that the catalogue has an execution or a note of."""
         # Not narrowed to the storage: SQLite would then go through everything that it holds.
-        execution, note = BackupExecution, AbandonedDirectory
+        execution, note, target = BackupExecution, AbandonedDirectory, ExecutionTarget
+        active = (
+            select(execution.id, execution.attempt_path).where(IS_ACTIVE, execution.attempt_path.in_(paths)).subquery()
+        )
+        copies = select(execution.backup_path, target.storage_location_id).join(
+            target, target.execution_id == execution.id
+        )
         statements = (
+            copies.where(execution.backup_path.in_(paths), target.status.in_(HOLDING)),
+            select(active.c.attempt_path, target.storage_location_id).join(target, target.execution_id == active.c.id),
             select(execution.backup_path, execution.storage_location_id).where(execution.backup_path.in_(paths)),
             select(execution.attempt_path, execution.storage_location_id).where(
                 IS_ACTIVE, execution.attempt_path.in_(paths)
@@ -111,9 +119,13 @@ class CleanupRepository:
         return (await self.session.execute(statement.order_by(AbandonedDirectory.id))).scalars().all()
 
     async def names_backup(self, note: AbandonedDirectory) -> bool:
-        """Tells whether an execution calls this directory its backup."""
-        statement = select(BackupExecution.storage_location_id).where(BackupExecution.backup_path == note.path)
-        return note.storage_location_id in (await self.session.execute(statement)).scalars().all()
+        """Tells whether an execution calls this directory, in this storage location, its backup or a copy of it."""
+        execution, target = BackupExecution, ExecutionTarget
+        own = select(execution.storage_location_id).where(execution.backup_path == note.path)
+        copies = select(target.storage_location_id).join(execution, execution.id == target.execution_id)
+        copies = copies.where(execution.backup_path == note.path, target.status.in_(HOLDING))
+        held = [place for statement in (own, copies) for place in (await self.session.execute(statement)).scalars()]
+        return note.storage_location_id in held
 
     async def _deleted(self, statement: Any) -> int:  # noqa: ANN401 -- any DELETE
         result = await self.session.execute(statement, execution_options={"synchronize_session": False})

@@ -14,6 +14,7 @@ from dataguardian.db.models import (
     BackupExecution,
     BackupJob,
     Datasource,
+    ExecutionTarget,
     Restore,
     StorageLocation,
 )
@@ -54,14 +55,28 @@ class StorageRepository(Repository[StorageLocation]):
 
     async def uses_of(self, storage_location_id: uuid.UUID) -> dict[str, int | list[str]]:
         """Returns what keeps a storage location from being deleted. Directories are what cleanup must still remove."""
-        execution, directory = BackupExecution, AbandonedDirectory
+        execution, target, directory = BackupExecution, ExecutionTarget, AbandonedDirectory
+        jobs = await names_of_jobs(self.session, BackupJob.storage_location_id == storage_location_id)
+        own = await count_of(self.session, execution, execution.storage_location_id == storage_location_id)
+        copies = (
+            target.storage_location_id == storage_location_id,
+            ~select(execution.id)
+            .where(execution.id == target.execution_id, execution.storage_location_id == storage_location_id)
+            .correlate(target)
+            .exists(),
+        )
         return {
-            "backup jobs": await names_of_jobs(self.session, BackupJob.storage_location_id == storage_location_id),
-            "executions": await count_of(self.session, execution, execution.storage_location_id == storage_location_id),
+            "backup jobs": sorted({*jobs, *await self._replicating(storage_location_id)}),
+            "executions": own + await count_of(self.session, target, *copies),
             "abandoned directories": await count_of(
                 self.session, directory, directory.storage_location_id == storage_location_id
             ),
         }
+
+    async def _replicating(self, storage_location_id: uuid.UUID) -> list[str]:
+        """Returns the names of jobs that have it among their further storage locations."""
+        rows = await self.session.execute(select(BackupJob.name, BackupJob.backup_options))
+        return [name for name, options in rows if str(storage_location_id) in options.get("storage_targets", ())]
 
 
 async def names_of_jobs(session: AsyncSession, where: ColumnElement[bool]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -16,16 +16,19 @@ from dataguardian.db.models import (
     BackupChunk,
     BackupExecution,
     BackupJob,
+    Repair,
     Restore,
     Verification,
 )
 from dataguardian.db.repositories.base import Page, Repository, count_of
+from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.repositories.work import WorkRepository
 from dataguardian.domain.errors import ConflictError
 from dataguardian.domain.ids import new_id
-from dataguardian.domain.states import ACTIVE, ExecutionStatus, WorkStatus
+from dataguardian.domain.states import ACTIVE, ACTIVE_WORK, HOLDS_A_BACKUP, ExecutionStatus
 
-ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
+LEASES = (Restore, Verification, Repair)
+"""What keeps a backup from being deleted while it is queued or running."""
 CHUNK_BATCH = 500
 
 
@@ -124,7 +127,7 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
             return False
         leased = [
             select(work.id).where(work.execution_id == execution_id, work.status.in_(ACTIVE_WORK)).exists()
-            for work in (Restore, Verification)
+            for work in LEASES
         ]
         statement = (
             update(BackupExecution)
@@ -140,18 +143,28 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
 
     async def abandon(self, row: BackupExecution, reason: str, now: datetime) -> None:
         """Records, by the end of the transaction, the directory of an attempt that ended badly, so that cleanup may
-        remove it, and only it.
+        remove it from every target, and only it.
         """
         if row.attempt_path is None:
             return
+        places: list[uuid.UUID | None] = [
+            target.storage_location_id for target in await TargetRepository(self.session).of(row.id)
+        ]
+        for place in places or [row.storage_location_id]:
+            self.note_leftover(row.id, place, row.attempt_path, reason, now)
+
+    def note_leftover(
+        self, execution_id: uuid.UUID, storage_location_id: uuid.UUID | None, path: str, reason: str, now: datetime
+    ) -> None:
+        """Puts a directory on the list of what cleanup may remove."""
         self.session.add(
             AbandonedDirectory(
                 id=new_id(now),
                 created_at=now,
                 updated_at=now,
-                execution_id=row.id,
-                storage_location_id=row.storage_location_id,
-                path=row.attempt_path,
+                execution_id=execution_id,
+                storage_location_id=storage_location_id,
+                path=path,
                 reason=reason,
             )
         )
@@ -163,20 +176,29 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
             .where(AbandonedDirectory.execution_id == execution_id)
             .order_by(AbandonedDirectory.created_at.desc(), AbandonedDirectory.id.desc())
         )
-        return (await self.session.execute(statement)).scalars().all()
+        return list(dict.fromkeys((await self.session.execute(statement)).scalars()))  # each of several targets has one
 
-    async def forget_directory(self, execution_id: uuid.UUID, path: str) -> None:
-        """Takes a directory off the list of what may be removed: it holds a backup."""
-        await self.changed(
-            delete(AbandonedDirectory).where(
-                AbandonedDirectory.execution_id == execution_id, AbandonedDirectory.path == path
-            )
-        )
+    async def forget_directory(
+        self, execution_id: uuid.UUID, path: str, places: Collection[uuid.UUID | None] = ()
+    ) -> None:
+        """Takes a directory off the list of what may be removed, everywhere or in these storage locations: there it
+        holds a backup, or is to hold it.
+        """
+        where = [AbandonedDirectory.execution_id == execution_id, AbandonedDirectory.path == path]
+        if places:
+            where.append(AbandonedDirectory.storage_location_id.in_(places))
+        await self.changed(delete(AbandonedDirectory).where(*where))
 
     async def newest_good(self, job_id: uuid.UUID) -> BackupExecution | None:
+        """Returns the newest backup that can be restored; a partial one can, from wherever it is stored."""
+        newest = [await self._newest(job_id, status) for status in HOLDS_A_BACKUP]  # each from the end of an index
+        found = [row for row in newest if row is not None]
+        return max(found, key=lambda row: (row.created_at, row.id), default=None)
+
+    async def _newest(self, job_id: uuid.UUID, status: ExecutionStatus) -> BackupExecution | None:
         statement = (
             select(BackupExecution)
-            .where(BackupExecution.job_id == job_id, BackupExecution.status == ExecutionStatus.COMPLETED)
+            .where(BackupExecution.job_id == job_id, BackupExecution.status == status)
             .order_by(BackupExecution.created_at.desc(), BackupExecution.id.desc())
             .limit(1)
         )

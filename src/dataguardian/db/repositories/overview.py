@@ -13,13 +13,12 @@ from sqlalchemy import ScalarSelect, Select, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from dataguardian.db.models import BackupExecution, BackupJob, NotificationRow
+from dataguardian.db.models import BackupExecution, BackupJob, ExecutionTarget, NotificationRow
 from dataguardian.db.recent import Recent
 from dataguardian.db.repositories.base import count_of
 from dataguardian.db.types import UtcDateTime
-from dataguardian.domain.states import ExecutionStatus
+from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus, TargetStatus
 
-HOLDS_A_BACKUP = (ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,7 +92,26 @@ class OverviewRepository:
         size_bytes = func.sum(case((held, func.coalesce(execution.compressed_size_bytes, 0)), else_=0))
         statement = select(execution.storage_location_id, backups, size_bytes).group_by(execution.storage_location_id)
         rows = await self.session.execute(statement)
-        return {place: Stored(int(count), int(size)) for place, count, size in rows if place is not None and count}
+        own = {place: Stored(int(count), int(size)) for place, count, size in rows if place is not None and count}
+        return await self._with_copies(own)
+
+    async def _with_copies(self, own: dict[uuid.UUID, Stored]) -> dict[uuid.UUID, Stored]:
+        """Adds what lies in further storage locations of executions that have several."""
+        target, execution = ExecutionTarget, BackupExecution
+        statement = (
+            select(target.storage_location_id, func.count(), func.sum(func.coalesce(target.size_bytes, 0)))
+            .join(execution, execution.id == target.execution_id)
+            .where(
+                target.status == TargetStatus.STORED,
+                target.storage_location_id != execution.storage_location_id,
+                execution.status.in_(HOLDS_A_BACKUP),
+            )
+            .group_by(target.storage_location_id)
+        )
+        for place, count, size in await self.session.execute(statement):
+            before = own.get(place, Stored(0, 0))
+            own[place] = Stored(before.backups + int(count), before.size_bytes + int(size))
+        return own
 
 
 @cache  # putting it together takes longer than executing it

@@ -17,12 +17,10 @@ from dataguardian.db.models import (
     HealthCheck,
     NotificationDelivery,
     NotificationRow,
-    Restore,
-    Verification,
 )
 from dataguardian.db.repositories.base import Repository
-from dataguardian.db.repositories.executions import ACTIVE_WORK
-from dataguardian.domain.states import ExecutionStatus
+from dataguardian.db.repositories.executions import LEASES
+from dataguardian.domain.states import ACTIVE_WORK, ExecutionStatus
 
 BATCH = 1000
 HOLD_NOTHING = (ExecutionStatus.FAILED, ExecutionStatus.SKIPPED, ExecutionStatus.CANCELLED)
@@ -50,8 +48,7 @@ class Pruning:
         execution = BackupExecution
         holds = [
             select(AbandonedDirectory.id).where(AbandonedDirectory.execution_id == execution.id).exists(),
-            select(Restore.id).where(Restore.execution_id == execution.id).exists(),
-            select(Verification.id).where(Verification.execution_id == execution.id).exists(),
+            *(select(work.id).where(work.execution_id == execution.id).exists() for work in LEASES),
         ]
         deleted = 0
         for status in HOLD_NOTHING:
@@ -68,9 +65,9 @@ class Pruning:
         return deleted
 
     async def ended_work(self, before: datetime, limit: int = BATCH) -> int:
-        """Restores and verifications that ended, with their logs."""
+        """Restores, verifications and repairs that ended, with their logs."""
         deleted = 0
-        for work in (Restore, Verification):
+        for work in LEASES:
             old = _oldest(work, work.status.not_in(ACTIVE_WORK), work.created_at < before, limit=limit - deleted)
             deleted += await self._delete(work, old, with_logs=True) if deleted < limit else 0
         return deleted

@@ -1,4 +1,4 @@
-"""Restores and verifications: work on a backup. While one is queued or running it is a lease on its backup."""
+"""Restores, verifications and repairs: work on a backup. While one is queued or running it is a lease on its backup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from dataguardian.db.models import Restore, Verification
+from dataguardian.db.models import Repair, Restore, Verification
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.repositories.work import W, WorkRepository
 from dataguardian.domain.states import WorkStatus
@@ -51,5 +51,19 @@ class VerificationRepository(LeaseRepository[Verification]):
             .where(Verification.execution_id == execution_id, Verification.status == WorkStatus.COMPLETED)
             .order_by(Verification.created_at.desc(), Verification.id.desc())
             .limit(1)
+        )
+        return (await self.session.execute(statement)).scalars().first()
+
+
+class RepairRepository(LeaseRepository[Repair]):
+    model = Repair
+    noun = "repair"
+
+    async def active_on(self, execution_id: uuid.UUID, storage_location_id: uuid.UUID) -> Repair | None:
+        """Returns the repair of a backup in a storage location that is queued or running, if there is one."""
+        statement = select(Repair).where(
+            Repair.execution_id == execution_id,
+            Repair.storage_location_id == storage_location_id,
+            Repair.status.in_((WorkStatus.QUEUED, WorkStatus.RUNNING)),
         )
         return (await self.session.execute(statement)).scalars().first()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 
-from dataguardian.db.models import AbandonedDirectory, BackupChunk, BackupExecution
+from dataguardian.db.models import AbandonedDirectory, BackupChunk, BackupExecution, ExecutionTarget
 from dataguardian.db.repositories.base import Repository
+from dataguardian.db.repositories.targets import HOLDING
 from dataguardian.domain.states import ACTIVE
 
 
@@ -39,12 +40,23 @@ class AbandonedRepository(Repository[AbandonedDirectory]):
         Not among them: those of an execution that is queued or running, which may yet adopt one, and any that a row
         names as its backup. Whoever removes one re-reads its manifest first, and then deletes the row.
         """
-        execution = BackupExecution
+        execution, note, target = BackupExecution, AbandonedDirectory, ExecutionTarget
+        copy = (
+            select(target.id)
+            .where(
+                target.execution_id == note.execution_id,
+                target.storage_location_id == note.storage_location_id,
+                target.status.in_(HOLDING),
+            )
+            .correlate(note)
+            .exists()
+        )
+        here = or_(execution.storage_location_id == note.storage_location_id, copy)
         needed = (
             select(execution.id)
             .where(
-                execution.id == AbandonedDirectory.execution_id,
-                or_(execution.status.in_(ACTIVE), execution.backup_path == AbandonedDirectory.path),
+                execution.id == note.execution_id,
+                or_(execution.status.in_(ACTIVE), and_(execution.backup_path == note.path, here)),
             )
             .exists()
         )
