@@ -65,7 +65,7 @@ ALTER TABLE [shop]]].[orders] WITH NOCHECK ADD CONSTRAINT [ck] CHECK ([amount]>=
 GO
 ALTER TABLE [shop]]].[orders] NOCHECK CONSTRAINT [ck]
 GO
-ALTER TABLE [shop]]].[orders] WITH CHECK ADD CONSTRAINT [fk] FOREIGN KEY ([owner]) REFERENCES [shop]]].[people] ([id]) ON DELETE SET NULL
+ALTER TABLE [shop]]].[orders] ADD CONSTRAINT [fk] FOREIGN KEY ([owner]) REFERENCES [shop]]].[people] ([id]) ON DELETE SET NULL
 GO
 SET ANSI_NULLS ON
 GO

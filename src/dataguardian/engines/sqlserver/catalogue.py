@@ -105,6 +105,10 @@ class Catalogue:
             raise KeyError(f"column {column_id} of object {object_id}")
         return found[0]
 
+    def is_foreign(self, collation: str | None) -> bool:
+        """Tells whether a column's collation is another than the database's."""
+        return bool(collation) and str(collation).casefold() != self.collation.casefold()
+
     def base_type(self, column: Row) -> str:
         """Returns the name of the system type that a column, or the alias type that it has, is made of."""
         own = self.types.get(column["user_type_id"], {})

@@ -8,7 +8,6 @@ from typing import Any
 from dataguardian.domain.errors import IntegrityError
 from dataguardian.engines.sqlserver import types
 from dataguardian.engines.sqlserver.load import insert_statements
-from dataguardian.engines.sqlserver.session import ROW
 from dataguardian.engines.sqlserver.stream import (
     END,
     PIECE,
@@ -65,16 +64,10 @@ def _count_rows(table: TravellingTable, records: Iterator[tuple[bytes, bytes]]) 
 
 def _whole_rows(data: bytearray, table: TravellingTable) -> tuple[int, int]:
     """Counts the whole rows at the beginning, and tells where the rest begins."""
-    rows = position = 0
-    try:
-        while position < len(data):
-            if data[position] != ROW:
-                raise IntegrityError(f"the stream has something else among the rows of {table.quoted}")
-            position = types.row_end(data, position + 1, table.columns)
-            rows += 1
-    except IndexError:
-        pass
-    return rows, position
+    end, rows = types.whole_rows(data, 0, table.columns)
+    if end < len(data) and data[end] != types.ROW:
+        raise IntegrityError(f"the stream has something else among the rows of {table.quoted}")
+    return rows, end
 
 
 def script(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -86,7 +86,7 @@ def travel(catalogue: Catalogue, column: Row) -> Travel:
 def _collate(catalogue: Catalogue, column: Row) -> str:
     """The bytes of non-Unicode texts mean something in their own collation only."""
     collation = column.get("collation_name")
-    is_own = collation and collation != catalogue.collation and catalogue.base_type(column) in _NON_UNICODE
+    is_own = catalogue.is_foreign(collation) and catalogue.base_type(column) in _NON_UNICODE
     return f" COLLATE {collation}" if is_own else ""
 
 
@@ -102,7 +102,7 @@ def column_text(catalogue: Catalogue, column: Row, identity: Row | None, compute
     words = [name, type_text(catalogue, column)]
     own_type = catalogue.types.get(column["user_type_id"], {})
     collation = column.get("collation_name")
-    if collation and collation != catalogue.collation and not own_type.get("is_user_defined"):
+    if catalogue.is_foreign(collation) and not own_type.get("is_user_defined"):
         words.append(f"COLLATE {collation}")
     if column.get("is_sparse"):
         words.append("SPARSE")

@@ -136,9 +136,9 @@ def _begin(session: Session, catalogue: Catalogue) -> bool:
     """Begins the one transaction of the dump; tells whether it sees one point in time."""
     # Tables that are held in memory cannot be read in such a transaction.
     in_memory = any(table.get("is_memory_optimized") for table in catalogue.tables)
-    is_off = catalogue.options.get("snapshot_isolation_state") in (0, 2)
-    if not in_memory and not is_off and _begin_snapshot(session, catalogue):
-        return True
+    if not in_memory and _begin_snapshot(session, catalogue):
+        # A server that says it does not allow what it just did is not believed, and not stopped either.
+        return catalogue.options.get("snapshot_isolation_state") not in (0, 2)
     attempt(session, "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION")
     attempt(session, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
     return False

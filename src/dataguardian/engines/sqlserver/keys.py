@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from dataguardian.engines.sqlserver.catalogue import Catalogue, Row
 from dataguardian.engines.sqlserver.server import quoted
@@ -124,13 +123,13 @@ def _options(catalogue: Catalogue, index: Row) -> str:
     words = []
     if index.get("fill_factor"):
         words.append(f"FILLFACTOR = {index['fill_factor']}")
-    given: dict[str, tuple[str, Any]] = {
+    given: dict[str, tuple[str, bool]] = {
         "is_padded": ("PAD_INDEX = ON", True),
         "ignore_dup_key": ("IGNORE_DUP_KEY = ON", True),
         "allow_row_locks": ("ALLOW_ROW_LOCKS = OFF", False),
         "allow_page_locks": ("ALLOW_PAGE_LOCKS = OFF", False),
     }
-    words += [word for key, (word, value) in given.items() if index.get(key) is value]
+    words += [word for key, (word, value) in given.items() if index.get(key) in (value, int(value))]
     packed = {
         row.get("data_compression_desc")
         for row in catalogue["partitions"]

@@ -35,7 +35,7 @@ def losses(catalogue: Catalogue) -> Iterator[str]:
 
 def _is_own(catalogue: Catalogue, view: str, row: Row) -> bool:
     if view == "assemblies":
-        return row.get("is_user_defined") is True
+        return bool(row.get("is_user_defined"))
     if view == "xml_schema_collections":
         return catalogue.schema(row) != "sys"
     return not row.get("is_ms_shipped")

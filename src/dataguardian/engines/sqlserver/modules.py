@@ -77,8 +77,8 @@ def module_sql(catalogue: Catalogue, row: Row, *, schema: str | None = "") -> li
         reason = "is encrypted, or this login may not see its text (VIEW DEFINITION)"
         catalogue.warnings.append(f"{name} {reason}: it is not in this backup")
         return None
-    nulls = "OFF" if module.get("uses_ansi_nulls") is False else "ON"
-    quotes = "OFF" if module.get("uses_quoted_identifier") is False else "ON"
+    nulls = "OFF" if module.get("uses_ansi_nulls") in (False, 0) else "ON"
+    quotes = "OFF" if module.get("uses_quoted_identifier") in (False, 0) else "ON"
     batches = [f"SET ANSI_NULLS {nulls}", f"SET QUOTED_IDENTIFIER {quotes}"]
     return [*batches, _renamed(catalogue, str(module["definition"]), name)]
 

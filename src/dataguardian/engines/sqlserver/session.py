@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dataguardian.engines.sqlserver import types
-from dataguardian.engines.sqlserver.types import Column, Cursor
+from dataguardian.engines.sqlserver.types import ROW, Column, Cursor
 from dataguardian.engines.sqlserver.values import decode_row
 from dataguardian.engines.sqlserver.wire import (
     BATCH,
@@ -23,7 +23,7 @@ from dataguardian.engines.sqlserver.wire import (
 
 T = TypeVar("T")
 
-COLUMNS, ROW, NULLS_ROW = 0x81, 0xD1, 0xD2
+COLUMNS, NULLS_ROW = 0x81, 0xD2
 ERROR, INFO, LOGIN_ACK, ENVIRONMENT, FEATURES, SESSION_STATE = 0xAA, 0xAB, 0xAD, 0xE3, 0xAE, 0xE4
 RETURN_STATUS, RETURN_VALUE = 0x79, 0xAC
 DONE = (0xFD, 0xFE, 0xFF)
@@ -269,18 +269,9 @@ class Session:
                 self._other(token)
 
     def _whole_rows(self, columns: list[Column]) -> Block | None:
-        data, begin, rows = self._buffer, self._position, 0
-        position, end = begin, len(self._buffer)
-        try:
-            while position < end and data[position] == ROW:
-                position = types.row_end(data, position + 1, columns)
-                rows += 1
-        except IndexError:
-            pass
-        if not rows:
-            return None
-        self._position = position
-        return Block(bytes(data[begin:position]), rows)
+        begin = self._position
+        self._position, rows = types.whole_rows(self._buffer, begin, columns)
+        return Block(bytes(self._buffer[begin : self._position]), rows) if rows else None
 
     def _row_with_map(self, columns: list[Column]) -> Iterator[Block]:
         size_bytes = (len(columns) + 7) // 8

@@ -223,9 +223,9 @@ def _checks(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
 
 def _constraint(table: str, row: Row, what: str) -> list[str]:
     """Adds a constraint in the state it has: checked against the rows unless the server does not trust it either."""
-    check = "NOCHECK" if row.get("is_not_trusted") or row.get("is_disabled") else "CHECK"
+    unchecked = " WITH NOCHECK" if row.get("is_not_trusted") or row.get("is_disabled") else ""
     name = quoted(row["name"])
-    batches = [f"ALTER TABLE {table} WITH {check} ADD CONSTRAINT {name} {what}"]
+    batches = [f"ALTER TABLE {table}{unchecked} ADD CONSTRAINT {name} {what}"]
     if row.get("is_disabled"):
         batches.append(f"ALTER TABLE {table} NOCHECK CONSTRAINT {name}")
     return batches

@@ -154,6 +154,33 @@ _READERS: dict[int, Callable[[int, Cursor], Column]] = {
 }
 
 
+ROW = 0xD1
+"""The token that each row begins with."""
+
+
+def whole_rows(data: bytes | bytearray, position: int, columns: list[Column]) -> tuple[int, int]:
+    """Returns where the last whole row ends of those that begin at `position`, and how many they are."""
+    plan = [(column.layout, column.size_bytes) for column in columns]
+    rows, end, size = 0, position, len(data)
+    try:
+        while position < size and data[position] == ROW:
+            position += 1
+            # The two kinds that most columns are of are worth not calling a function for.
+            for layout, size_bytes in plan:
+                if layout == BYTE_LENGTH:
+                    position += 1 + data[position]
+                elif layout == FIXED:
+                    position += size_bytes
+                else:
+                    position = _ENDS[layout](data, position, size_bytes)
+            if position > size:
+                break
+            rows, end = rows + 1, position
+    except IndexError:
+        pass
+    return end, rows
+
+
 def row_end(data: bytes | bytearray, position: int, columns: list[Column]) -> int:
     """Returns where the row whose values begin at `position` ends; raises IndexError when it is not all there."""
     for column in columns:
