@@ -259,7 +259,7 @@ def watched_command_lines() -> Iterator[set[bytes]]:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.01):
+        while not stop.wait(0.03):
             for name in os.listdir("/proc"):  # noqa: PTH208 -- as quick as can be
                 if name.isdigit():
                     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -143,15 +144,22 @@ def test_sockets(secure: Secure) -> None:
         engine_config(parse_url(f"{secret}@h/x?socket=/tmp"))
 
 
-def test_a_server_that_speaks_german(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def readable_folder() -> Iterator[Path]:
+    """A folder that the server's user can read, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="dg-locales-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_server_that_speaks_german(readable_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password, an unknown user, a missing database and a closed one are told apart in any language."""
     localedef = require_tool("localedef")
     if not Path("/usr/share/i18n/locales/de_DE").exists():
         missing("the definitions of locales (apt-get install locales)")
-    subprocess.run([localedef, "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")], check=True)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    subprocess.run([localedef, "-i", "de_DE", "-f", "UTF-8", str(readable_folder / "de_DE.UTF-8")], check=True)
+    monkeypatch.setenv("LOCPATH", str(readable_folder))
     server = PostgresServer(15, Path(tempfile.mkdtemp(prefix="dg-postgres-")))
     try:
         server.execute("postgres", "ALTER SYSTEM SET lc_messages = 'de_DE.UTF-8'", "SELECT pg_reload_conf()")
