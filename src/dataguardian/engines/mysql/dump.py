@@ -177,5 +177,5 @@ def command_by_hand(client: str, database: str, metadata: dict[str, Any]) -> str
     charset = f" CHARACTER SET {metadata['charset']} COLLATE {metadata['collation']}"
     create = shlex.quote(f"--execute=CREATE DATABASE IF NOT EXISTS {quoted(database)}{charset}")
     into = shlex.quote(f"--database={database}")
-    options = f"--default-character-set=utf8mb4 --max-allowed-packet={LARGEST_PACKET} --binary-mode"
+    options = f"--default-character-set=utf8mb4 --max-allowed-packet={LARGEST_PACKET} --binary-mode --comments"
     return f"{client} --default-character-set=utf8mb4 {create} </dev/null && {client} {options} {into}"

@@ -161,14 +161,7 @@ def renamed(text: bytes, source: str, target: str) -> bytes:
         return text
     called = rb"((?:nextval|lastval|setval)\s*\(\s*)" + re.escape(old)
     called += rb"|" + re.escape(old) + rb"(`(?:[^`]|``)*`(?=\s*\(|\.`))"
-    skipped = rb"|(`(?:[^`]|``)*`(?!\.))"
-    return outside_quotes(text, called + skipped, lambda match: _renamed(match, new))
-
-
-def _renamed(match: re.Match[bytes], new: bytes) -> bytes:
-    if match[2] is not None:
-        return match[2] + new
-    return new + match[3] if match[3] is not None else match[0]
+    return outside_quotes(text, called, lambda match: (match[2] or b"") + new + (match[3] or b""))
 
 
 def known_collations(session: Session) -> frozenset[str]:

@@ -79,6 +79,7 @@ class StoredObjects:
     def drop(self, session: Session, database: str, kinds: tuple[Kind, ...] | None = None) -> None:
         for kind, name in self._names:
             if kinds is None or kind in kinds:
+                session.tell(f"sql_mode = '{'ORACLE' if kind.startswith('PACKAGE') else ''}'")
                 session.run(f"DROP {kind} IF EXISTS {quoted(database)}.{quoted(name)}")
 
     def make(self, session: Session, database: str) -> None:

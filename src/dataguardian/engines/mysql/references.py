@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from dataguardian.engines.mysql.server import Session, quoted, text_of
+from dataguardian.engines.mysql.target import tables_of
 
 _DEFAULTS = """
 SELECT TABLE_NAME, COLUMN_NAME, COLUMN_DEFAULT FROM information_schema.COLUMNS
@@ -34,7 +35,10 @@ class References:
         """Looks into `temporary`; `replaced` are the databases whose tables are about to move."""
         found = cls()
         prefix = f"{quoted(temporary)}."
+        tables = set(tables_of(session, temporary))  # the columns of views inherit defaults
         for table, column, default in session.rows(_DEFAULTS, temporary, prefix):
+            if table not in tables:
+                continue
             expression = str(default).replace(prefix, f"{quoted(target)}.")
             found._clauses.append((table, f"ALTER COLUMN {quoted(column)} SET DEFAULT ({expression})"))
         for table, name in session.rows(_OUTWARD, temporary):

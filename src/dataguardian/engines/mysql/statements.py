@@ -200,7 +200,7 @@ def outside_quotes(
     The pattern itself may hold quoted names.
     """
     done = 0
-    skipped = rb"'[^'\\]*(?:\\.[^'\\]*)*'|/\*(?!M?!).*?\*/|--(?=\s)[^\n]*"
+    skipped = rb"'[^'\\]*(?:\\.[^'\\]*)*'|/\*(?!M?!).*?\*/|--(?=\s)[^\n]*|`[^`]*`"
     both = re.compile(rb"(?P<dg_hit>" + pattern + rb")|" + skipped, re.DOTALL | re.IGNORECASE)
 
     def one(match: re.Match[bytes]) -> bytes:

@@ -54,8 +54,13 @@ def script_of(session: Session) -> tuple[bytes, list[str]]:
         accounts = []
         warnings.append(f"users and grants are not in the backup: {error_of(error)[1]} (SELECT on mysql.* is needed)")
     for account in accounts:
-        lines.append(_creation(session, account))
-        grants += _grants(session, account)
+        try:
+            creation, granted = _creation(session, account), _grants(session, account)
+        except pymysql.err.MySQLError as error:  # such as one for a host name, where names are not resolved
+            warnings.append(f"account {_unified(str(account))} is not in the backup: {error_of(error)[1]}")
+            continue
+        lines.append(creation)
+        grants += granted
     script = "".join(f"{line};\n" for line in [*lines, *grants])
     return (script + _TRAILER).encode("utf-8", "surrogateescape"), warnings
 
