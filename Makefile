@@ -32,7 +32,7 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports
 
 bench: .venv/.installed-dev
-	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup redis-server
+	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup redis-server /usr/sbin/sshd:openssh-server
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/service.py
 

@@ -67,6 +67,8 @@ class Meter:
 
     work: Path
     server_pid: int | None = None
+    kept_pids: set[int] = field(default_factory=set)
+    """Other servers that a section runs, which are not to be waited for."""
 
     def rounds(self, sides: Sequence[Side], count: int) -> dict[str, list[Cost]]:
         """Runs A B A B …: one warm-up of each that does not count, then `count` rounds."""
@@ -121,7 +123,7 @@ class Meter:
         return _Run(side, self.work)
 
     def _orphans(self) -> list[int]:
-        return [pid for pid in _children(os.getpid()) if pid != self.server_pid]
+        return [pid for pid in _children(os.getpid()) if pid not in {self.server_pid, *self.kept_pids}]
 
     def _server_seconds(self) -> float:
         """The server's own time and that of the backends that it has reaped."""

@@ -43,6 +43,9 @@ NOTES = {
     "memory": "VmHWM of the process, read every 20 ms. Ten times the data: the same table ten times; ten real copies of"
     " the tree.",
     "verify": "`verify` hashes what is stored; `verify --deep` also expands it and has pg_restore read all of it.",
+    "sftp-upload": "To a private sshd on this machine, source and storage in memory: what the SSH library and the"
+    " storage's own steps (temporary name, fsync, rename) cost. Both sides share the processor with the server.",
+    "sftp-download": "The same bytes back, into nothing.",
     "codecs": "64 MiB of the database's dump in parts of 16 MiB, one thread, best of three.",
     "parts": "The same backup with other part sizes, and with other numbers of compressing threads.",
     "postgres-peers": "For information: they read `pg_dump -Fc -Z0` from standard input.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import codecs_table
 import generate
+import sftp
 from generate import Scale
 from measure import Cost, Meter, Side
 from servers import PostgresServer
@@ -325,6 +326,8 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "restore-files": restore_files,
     "postgres-peers": postgres_peers,
     "startup": startup,
+    "sftp-upload": sftp.upload,
+    "sftp-download": sftp.download,
     "codecs": codecs,
     "parts": parts,
 }
