@@ -148,6 +148,7 @@ def test_every_stream_kind_has_a_line() -> None:
     from dataguardian.engines.files.dump import TarStream  # noqa: PLC0415 -- as above
     from dataguardian.engines.postgres.dump import DatabaseDump, GlobalsDump  # noqa: PLC0415 -- their kinds only
     from dataguardian.engines.sqlite.restore import STREAM_KIND  # noqa: PLC0415 -- as above
+    from dataguardian.engines.sqlserver import BACPAC_STREAM, TDS_STREAM  # noqa: PLC0415 -- as above
 
-    kinds = {DatabaseDump.kind, GlobalsDump.kind, STREAM_KIND, TarStream.kind}
+    kinds = {DatabaseDump.kind, GlobalsDump.kind, STREAM_KIND, TarStream.kind, TDS_STREAM, BACPAC_STREAM}
     assert {row[0].strip("`.") for row in table("stream's suffix")} == kinds
