@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,12 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 def _host(text: str) -> str:
     if not text or text.startswith("-") or any(character.isspace() or character in "/\0@" for character in text):
         raise ValueError("this is not a host name or an IP address")
+    for host in text.split(","):
+        try:
+            # What cannot be looked up must not reach the drivers: they fail in ways of their own.
+            host.encode("ascii" if ":" in host else "idna")
+        except UnicodeError:
+            raise ValueError("this is not a host name: a part of it is empty or too long") from None
     return text
 
 
@@ -297,11 +304,21 @@ def _forwarded(tunnel: SshTunnel, host: str, port: int) -> AbstractContextManage
 
 def within(seconds: float, probe: Callable[[], ProbeResult]) -> ProbeResult:
     """Returns what `probe` found; "timeout" when it does not come back in time, as when a name server is silent."""
-    answer: list[ProbeResult] = []
-    thread = threading.Thread(target=lambda: answer.append(probe()), name="probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else ProbeResult("timeout", f"no answer within {seconds:.0f} s")
+    answer: Future[ProbeResult] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(probe())
+        except BaseException as error:  # noqa: BLE001 -- raised again where the answer is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="probe", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():  # the probe's own
+            raise
+        return ProbeResult("timeout", f"no answer within {seconds:.0f} s")
 
 
 def check_tls_files(config: NetworkConfig) -> None:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
-from dataguardian.engines.network import PASSWORD_VARIABLE, Endpoint, NetworkConfig, fields_of, password_of
+from dataguardian.engines.network import PASSWORD_VARIABLE, Endpoint, NetworkConfig, Text, fields_of, password_of
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -46,7 +46,7 @@ def _name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[Text, AfterValidator(_name)]
 
 
 class PostgresConfig(NetworkConfig):
