@@ -33,11 +33,13 @@ START_SECONDS = 60.0
 class MongoServer:
     """A running server. `url()` names its databases; `stop()` ends it by its process id."""
 
-    def __init__(self, *, auth: bool = False, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, auth: bool = False, options: tuple[str, ...] = (), client: dict[str, Any] | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dg-mongo-"))
         self.port = free_port()
         self.auth = False
-        self._options = options
+        self._options, self._client = options, client or {}
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -68,7 +70,7 @@ class MongoServer:
     def connect(self, **options: Any) -> MongoClient[dict[str, Any]]:
         credentials = {"username": USER, "password": PASSWORD} if self.auth else {}
         fixed: dict[str, Any] = {"directConnection": True, "serverSelectionTimeoutMS": 5000}
-        return MongoClient("127.0.0.1", self.port, **(fixed | credentials | options))
+        return MongoClient("127.0.0.1", self.port, **(fixed | credentials | self._client | options))
 
     def url(
         self, database: str = "", *, user: str | None = USER, password: str | None = PASSWORD, query: str = ""

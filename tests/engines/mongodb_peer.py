@@ -67,6 +67,8 @@ class MongoPeer:
     def _serve(self, connection: Any) -> None:
         while head := _exactly(connection, 16):
             size, number, _, code = struct.unpack("<iiii", head)
+            if not 16 < size <= 48_000_000:  # somebody speaks TLS: a server hangs up
+                return
             body = _exactly(connection, size - 16)
             command: Command = bson.decode(_command_of(code, body))
             self.commands.append(command)

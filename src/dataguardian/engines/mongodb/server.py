@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl as tls
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from dataguardian.domain.errors import (
 from dataguardian.engines.mongodb.archive import Namespace, version_tuple
 from dataguardian.engines.mongodb.batches import Moment, raw_batches
 from dataguardian.engines.mongodb.config import MongoConfig, auth_sources, place_of, uri_of
+from dataguardian.engines.mongodb.knock import knock
 from dataguardian.engines.mongodb.tlsfiles import driver_options, key_file
 from dataguardian.engines.network import Endpoint, check_tls_files, password_of, reached
 
@@ -177,9 +177,9 @@ class Server:
         self._check_password()
         with ExitStack() as stack, self.translated(error, what):
             endpoint = stack.enter_context(reached(self.config))
-            self._knock(endpoint, seconds)
+            has_tls = knock(self.config, endpoint, seconds)
             files = stack.enter_context(key_file(self.config))
-            options = driver_options(self.config, files, has_tls=_wants_tls(self.config, endpoint, seconds))
+            options = driver_options(self.config, files, has_tls=has_tls)
             yield self._signed_in(stack, endpoint, options, seconds)
 
     @contextmanager
@@ -200,15 +200,6 @@ class Server:
                 f"{self.place}: no password was given for user {self.config.username!r}",
                 hint=_HINTS[AuthenticationError],
             )
-
-    def _knock(self, endpoint: Endpoint, seconds: float) -> None:
-        """Raises UnreachableError when nothing listens there: the driver would go on trying for its whole limit."""
-        if endpoint.socket or self.config.srv or "," in endpoint.host:
-            return
-        try:
-            socket.create_connection((endpoint.host, endpoint.port), seconds).close()
-        except OSError as error:
-            raise UnreachableError(f"{self.place}: {error.strerror or error}", hint=_HINTS[UnreachableError]) from error
 
     def _signed_in(self, stack: ExitStack, endpoint: Endpoint, options: dict[str, Any], seconds: float) -> Link:
         """Tries the databases that the user may live in; the last refusal is the one that counts."""
@@ -283,29 +274,6 @@ def _expect_name(client: Client, name: str) -> None:
     """
     pool = client.options.pool_options
     setattr(pool, "_PoolOptions__ssl_context", _NamedContext(pool._ssl_context, name))  # noqa: SLF001, B010 -- see above
-
-
-def _wants_tls(config: MongoConfig, endpoint: Endpoint, seconds: float) -> bool:
-    if config.ssl_mode == "prefer":
-        return config.srv or _speaks_tls(endpoint, seconds)
-    return config.srv if config.ssl_mode is None else config.ssl_mode != "disable"
-
-
-def _speaks_tls(endpoint: Endpoint, seconds: float) -> bool:
-    """Begins a TLS handshake to see whether the server goes along; an unreachable one is found out later."""
-    context = tls.create_default_context()
-    context.check_hostname, context.verify_mode = False, tls.CERT_NONE
-    if endpoint.socket or "," in endpoint.host:
-        return False
-    try:
-        with socket.create_connection((endpoint.host, endpoint.port), seconds) as plain:
-            plain.settimeout(seconds)
-            context.wrap_socket(plain, server_hostname=endpoint.tls_name).close()
-    except tls.SSLError as error:
-        return "ALERT" in str(error.reason or "")  # it wants more of us, in TLS
-    except OSError:
-        return False
-    return True
 
 
 def _translated(failure: Exception, place: str, fallback: type[EngineError], *, anonymous: bool) -> DataGuardianError:
