@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -332,6 +334,27 @@ def test_no_tls_where_it_is_required(mariadb: MariadbServer) -> None:
     """A server without TLS is not spoken to when TLS is asked for."""
     with pytest.raises(AuthenticationError):
         dump(f"{mariadb.url('mysql')}?ssl_mode=require")
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x05\x00\x00\x00\x0a1.2\x00", b"-ERR no\r\n"]
+)
+def test_somebody_else_answers(greeting: bytes) -> None:
+    """A port where another program listens is told as unreachable, and the probe comes back."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(greeting)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        probe = engine_at(f"mysql://u:p@127.0.0.1:{listener.getsockname()[1]}/db").check()
+        thread.join()
+    assert probe.status == "unreachable", probe
 
 
 def test_any_cut_gives_the_same_statements() -> None:

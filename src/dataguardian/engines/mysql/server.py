@@ -10,6 +10,7 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _KINDS: dict[type[DataGuardianError], tuple[int, ...]] = {
     TargetInUseError: (1205, 3572),
 }
 _BY_NUMBER = {number: kind for kind, numbers in _KINDS.items() for number in numbers}
+# What PyMySQL raises at answers that make no sense, and at ways to sign in that it does not know.
+_NOT_THE_PROTOCOL = (AssertionError, IndexError, ValueError, TypeError, RuntimeError, struct.error)
 _NO_SPACE = re.compile(r"(?i)errcode: 28\b|no space left|errno: 28\b")
 _HINTS: dict[type[DataGuardianError], str] = {
     AuthenticationError: "check the user, the password (--password-file or DATAGUARDIAN_PASSWORD), from where the"
@@ -102,7 +105,7 @@ class Session:
         import pymysql  # noqa: PLC0415 -- see `connect`
 
         for setting in settings:
-            with contextlib.suppress(pymysql.err.OperationalError, pymysql.err.InternalError):
+            with contextlib.suppress(pymysql.err.DatabaseError):
                 self.run(f"SET SESSION {setting}")
 
     def use(self, database: str) -> None:
@@ -149,7 +152,13 @@ class Server:
     ) -> Iterator[Session]:
         raw = self._connection(database, seconds)
         raw.host = endpoint.tls_name  # whom the certificate must name
-        raw.connect(_socket(endpoint, socket_of(self.config), seconds))
+        opened = _socket(endpoint, socket_of(self.config), seconds)
+        try:
+            raw.connect(opened)
+        except _NOT_THE_PROTOCOL as failure:
+            raise UnreachableError(
+                f"{self.place} does not speak as MySQL or MariaDB do: {failure}", hint="check host and port"
+            ) from failure
         try:
             self._insist_on_tls(raw)
             raw._read_timeout = read_seconds  # noqa: SLF001 -- signing in is bounded, a restore's statement is not
@@ -221,7 +230,12 @@ def text_of(value: Any) -> str:  # noqa: ANN401 -- what a driver gives
 
 def translated(failure: pymysql.err.Error, place: str, fallback: type[EngineError]) -> DataGuardianError:
     """Returns what a driver's error means; its text without what it quotes of the data."""
+    import pymysql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
     number, text = error_of(failure)
+    if number == 0 and isinstance(failure, (pymysql.err.InterfaceError, pymysql.err.InternalError)):
+        text = text or "it is closed"
+        return UnreachableError(f"{place}: the connection broke: {text}", hint=_HINTS[UnreachableError])
     kind = DiskFullError if _NO_SPACE.search(text) else _BY_NUMBER.get(number, fallback)
     if number in (2003, 2006, 2013) and re.search(r"SSL|certificate|TLS", text):
         kind = AuthenticationError
