@@ -188,13 +188,17 @@ def test_rows_in_pieces(size: int) -> None:
         meta += struct.pack("<IH", 0, 9) + part + b"\x01" + "abc"[number].encode("utf-16-le")
     plain = b"\x04\x05\0\0\0" + struct.pack("<QI", len(long), len(long)) + long + bytes(4) + b"\x02\x00k\0"
     mapped = b"\xd2\x02\x04\x06\0\0\0\x02\x00m\0"
-    reply = meta + b"\xd1" + plain + mapped + b"\xd1" + plain + b"\xfd\x10\x00\xc1\x00" + struct.pack("<Q", 3)
+    long_mapped = b"\xd2\x01" + plain[5:]
+    reply = (
+        meta + b"\xd1" + plain + mapped + b"\xd1" + plain + long_mapped + b"\xfd\x10\x00\xc1\x00" + struct.pack("<Q", 4)
+    )
     session = Session(Pieces(reply, size))  # type: ignore[arg-type]
     result = session.stream("SELECT 1")
     blocks = list(result.blocks)
     expected = b"\xd1" + plain + b"\xd1\x04\x06\0\0\0" + b"\xff" * 8 + b"\x02\x00m\0" + b"\xd1" + plain
+    expected += b"\xd1\0" + plain[5:]
     assert b"".join(block.data for block in blocks) == expected
-    assert sum(block.rows for block in blocks) == 3
+    assert sum(block.rows for block in blocks) == 4
 
 
 def test_refusals_are_told_apart(double: TdsDouble) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dataguardian.engines.sqlserver import types
-from dataguardian.engines.sqlserver.types import ROW, Column, Cursor
+from dataguardian.engines.sqlserver.types import MAPPED_ROW, ROW, Column, Cursor
 from dataguardian.engines.sqlserver.values import decode_row
 from dataguardian.engines.sqlserver.wire import (
     BATCH,
@@ -23,7 +23,7 @@ from dataguardian.engines.sqlserver.wire import (
 
 T = TypeVar("T")
 
-COLUMNS, NULLS_ROW = 0x81, 0xD2
+COLUMNS = 0x81
 ERROR, INFO, LOGIN_ACK, ENVIRONMENT, FEATURES, SESSION_STATE = 0xAA, 0xAB, 0xAD, 0xE3, 0xAE, 0xE4
 RETURN_STATUS, RETURN_VALUE = 0x79, 0xAC
 DONE = (0xFD, 0xFE, 0xFF)
@@ -209,7 +209,7 @@ class Session:
                 columns = self._parse(_columns)
                 if columns is not None:
                     return columns
-            elif token in (ROW, NULLS_ROW):
+            elif token in (ROW, MAPPED_ROW):
                 raise ProtocolError("the server sent rows of nothing")
             else:
                 self._other(token)
@@ -253,23 +253,26 @@ class Session:
         """Yields rows until something else comes; those with a map of NULLs are written out as plain ones."""
         while not self._at_end():
             token = self._buffer[self._position]
-            if token == NULLS_ROW:
-                yield from self._row_with_map(columns)
-            elif token == ROW:
-                if (block := self._whole_rows(columns)) is not None:
+            if token in (ROW, MAPPED_ROW):
+                if (block := self._whole_rows(token, columns)) is not None:
                     yield block
-                elif len(self._buffer) - self._position > _LARGE_BYTES:
+                elif len(self._buffer) - self._position <= _LARGE_BYTES:
+                    self._more()
+                elif token == MAPPED_ROW:
+                    yield from self._row_with_map(columns)
+                else:
                     self._position += 1
                     yield from self._long_row(columns, b"")
-                else:
-                    self._more()
             elif token in (COLUMNS, *DONE):
                 return
             else:
                 self._other(token)
 
-    def _whole_rows(self, columns: list[Column]) -> Block | None:
+    def _whole_rows(self, token: int, columns: list[Column]) -> Block | None:
         begin = self._position
+        if token == MAPPED_ROW:
+            data, self._position, rows = types.mapped_rows(self._buffer, begin, columns)
+            return Block(data, rows) if rows else None
         self._position, rows = types.whole_rows(self._buffer, begin, columns)
         return Block(bytes(self._buffer[begin : self._position]), rows) if rows else None
 

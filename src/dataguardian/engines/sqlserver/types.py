@@ -154,8 +154,8 @@ _READERS: dict[int, Callable[[int, Cursor], Column]] = {
 }
 
 
-ROW = 0xD1
-"""The token that each row begins with."""
+ROW, MAPPED_ROW = 0xD1, 0xD2
+"""The tokens that a row begins with: a plain one, and one whose NULLs are bits of a map before its values."""
 
 
 def whole_rows(data: bytes | bytearray, position: int, columns: list[Column]) -> tuple[int, int]:
@@ -179,6 +179,36 @@ def whole_rows(data: bytes | bytearray, position: int, columns: list[Column]) ->
     except IndexError:
         pass
     return end, rows
+
+
+def mapped_rows(data: bytes | bytearray, position: int, columns: list[Column]) -> tuple[bytes, int, int]:
+    """Writes rows with a map of NULLs, as far as they are all there, as plain ones; returns them, where the last one
+    ends, and how many they are.
+    """
+    plain, end, rows, size = bytearray(), position, 0, len(data)
+    try:
+        while position < size and data[position] == MAPPED_ROW:
+            row, position = _unmapped(data, position + 1, columns)
+            plain += row
+            rows, end = rows + 1, position
+    except IndexError:
+        pass
+    return bytes(plain), end, rows
+
+
+def _unmapped(data: bytes | bytearray, position: int, columns: list[Column]) -> tuple[bytearray, int]:
+    nulls, row = position, bytearray([ROW])
+    position += (len(columns) + 7) // 8
+    for number, column in enumerate(columns):
+        if data[nulls + number // 8] & 1 << number % 8:
+            row += NULLS[column.layout]
+            continue
+        end = _ENDS[column.layout](data, position, column.size_bytes)
+        if end > len(data):
+            raise IndexError
+        row += data[position:end]
+        position = end
+    return row, position
 
 
 def row_end(data: bytes | bytearray, position: int, columns: list[Column]) -> int:
