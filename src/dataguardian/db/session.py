@@ -32,7 +32,8 @@ BUSY_TIMEOUT_MS = 5000
 TURN_SECONDS = 10.0
 """How long anybody waits for its turn behind others of this process before the catalogue counts as away."""
 CONNECT_TIMEOUT_SECONDS = 2
-SQLITE_CACHE_KIB = 16384
+SQLITE_CACHE_KIB = 8192
+"""Per connection; the system caches the file besides."""
 CONNECTIONS = 8
 """How many read at once, and on PostgreSQL also how many write."""
 
