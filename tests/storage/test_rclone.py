@@ -84,6 +84,13 @@ def gone(pid: int, *, within: float = 5) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def _vanished(folder: Path, *, within: float = 5) -> bool:
+    limit = time.monotonic() + within
+    while folder.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not folder.exists()
+
+
 def test_all_calls_share_one_child(config: RcloneConfig) -> None:
     """Storages of one configuration use one rcd, however many there are."""
     for name in "abc":
@@ -115,7 +122,7 @@ def test_a_killed_child_is_replaced(config: RcloneConfig) -> None:
 
 
 def test_it_does_not_outlive_us(config: RcloneConfig) -> None:
-    """`kill -9` of the program takes rclone with it, and its socket's folder is the only thing left."""
+    """`kill -9` of the program takes rclone with it, and leaves nothing behind."""
     code = (
         "import sys, time\n"
         "from dataguardian.storage.registry import storage_document, build_storage\n"
@@ -127,9 +134,11 @@ def test_it_does_not_outlive_us(config: RcloneConfig) -> None:
     with subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        (pid,) = rclones(child.pid)
+        ((pid, argv),) = rclones(child.pid).items()
         child.kill()
     assert gone(pid)
+    (folder,) = [Path(word.split("unix://")[1]).parent for word in argv if "unix://" in word]
+    assert _vanished(folder)
 
 
 def test_it_ends_with_an_ordinary_end_too(config: RcloneConfig) -> None:

