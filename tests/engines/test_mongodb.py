@@ -472,3 +472,33 @@ def _with_unique_index(data: bytes, name: bytes) -> bytes:
         size = int.from_bytes(data[position : position + 4], "little") + grown
         changed[position : position + 4] = size.to_bytes(4, "little")
     return bytes(changed)
+
+
+def test_users_are_merged_by_the_server() -> None:
+    """Users of the database go where mongorestore puts them, those that exist are left out, nothing is dropped."""
+    from dataguardian.engines.mongodb import archive as format_  # noqa: PLC0415 -- only here
+
+    name = format_.Namespace("shop", "$admin.system.users")
+    users = [bson.encode({"_id": f"shop.{user}", "user": user, "db": "shop"}) for user in ("old", "new")]
+    end = format_.encoded_end(name, format_.crc64(b"".join(users)))
+    prelude = format_.encoded_prelude(format_.Prelude("7.0.14", "t", (format_.Listed(name),)))
+    stream = Kept("shop", KIND, b"".join([prelude, format_.encoded_header(name), *users, end]), {})
+
+    def find(command: dict[str, Any]) -> dict[str, Any]:
+        known = [{"_id": "shop.old"}] if command["find"] == "system.users" else []
+        return {"ok": 1.0, "cursor": {"id": 0, "ns": "admin.system.users", "firstBatch": known}}
+
+    answers = {
+        "find": find,
+        "insert": lambda command: {"ok": 1.0, "n": 1},
+        "listCollections": lambda _: {"ok": 1.0, "cursor": {"id": 0, "ns": "shop.x", "firstBatch": []}},
+    }
+    with MongoPeer(answers=answers) as peer:
+        warnings = restore(peer.url(), [stream])
+        (merge,) = peer.named("_mergeAuthzCollections")
+        (insert,) = peer.named("insert")
+        dropped = peer.named("drop")
+    assert merge["tempUsersCollection"] == f"admin.{insert['insert']}"
+    assert (merge["db"], merge["drop"], merge["$db"]) == ("shop", False, "admin")
+    assert [command["drop"] for command in dropped] == [insert["insert"]]
+    assert warnings == ["1 users and roles of shop exist, and stayed as they are"]

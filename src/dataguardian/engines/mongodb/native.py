@@ -27,6 +27,16 @@ def mongodump_uri(config: MongoConfig, link: Link, key_path: str | None) -> str:
     return uri_of(config, link.endpoint, link.auth_source, options)
 
 
+def _tells_auth_version(link: Link) -> bool:
+    """Tells whether the server answers what mongodump asks before it reads users; without an answer it would fail."""
+    from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    try:
+        return "authSchemaVersion" in link.command("admin", {"getParameter": 1, "authSchemaVersion": 1})
+    except OperationFailure:
+        return False
+
+
 class MongodumpDump:
     """`mongodump --archive` of one database. Its address and password reach it by a file that only we can read."""
 
@@ -40,7 +50,12 @@ class MongodumpDump:
         self.warnings = list(content.warnings)
         self._argv = [tools.path("mongodump"), "--archive", f"--db={database}"]
         self._argv += [f"--excludeCollectionsWithPrefix={PREFIX}"]
-        self._argv += ["--dumpDbUsersAndRoles"] if content.users else []
+        if content.users and _tells_auth_version(link):
+            self._argv.append("--dumpDbUsersAndRoles")
+        elif content.users:
+            self.warnings.append(
+                f"{database}: its users and roles are not in the backup: mongodump cannot read them here"
+            )
         self._uri = uri
         self._reader = ArchiveReader()
         self._stack = ExitStack()

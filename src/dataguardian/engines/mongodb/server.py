@@ -307,5 +307,5 @@ def _kind_of(failure: Exception, code: int | None, fallback: type[EngineError]) 
 def without_data(text: str) -> str:
     """Returns a server's message without values of documents, and short."""
     text = text.replace("No servers found yet", "timed out: the server takes connections, but does not answer")
-    first = _TIMEOUTS.sub("", text).split(", Timeout:")[0].replace("\n", " ")
+    first = _TIMEOUTS.sub("", text).split(", Timeout:")[0].split(", full error:")[0].replace("\n", " ")
     return _DATA.sub(r"\1 …", first)[:500]
