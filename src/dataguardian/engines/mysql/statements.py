@@ -149,11 +149,11 @@ class Splitter:
                 much = len(self._buffer) - self._begin > _LONGEST_HEAD_BYTES
                 return self._end_by_tokens() if much else None
             begin = head.end()
-        end = self._buffer.find(b";\n", begin)
+        end = self._buffer.find(b");\n", begin)
         if end < 0:
-            self._searched = max(1, len(self._buffer) - 1 - self._begin)
+            self._searched = max(1, len(self._buffer) - 2 - self._begin)
             return None
-        return end, end + 2
+        return end + 1, end + 3
 
     def _end_by_tokens(self) -> tuple[int, int] | None:
         if self._is_comment_or_delimiter():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.engines.base import ClientProgram
@@ -48,7 +49,7 @@ def installed() -> list[DumpProgram]:
         for tools in find_sets((name,), patterns=_PATTERNS):
             path = tools.path(name)
             if known := _identify(path):
-                found.setdefault(f"{known} in {tools.folder}", DumpProgram(path, name, *known))
+                found.setdefault(str(Path(path).resolve()), DumpProgram(path, name, *known))
     return list(found.values())
 
 
