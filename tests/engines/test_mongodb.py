@@ -502,3 +502,22 @@ def test_users_are_merged_by_the_server() -> None:
     assert (merge["db"], merge["drop"], merge["$db"]) == ("shop", False, "admin")
     assert [command["drop"] for command in dropped] == [insert["insert"]]
     assert warnings == ["1 users and roles of shop exist, and stayed as they are"]
+
+
+def test_a_time_series_does_not_touch_what_has_its_name(mongo: MongoServer) -> None:
+    """It has to be made in place, so a collection of that name stops the restore, and stays."""
+    from dataguardian.engines.mongodb import archive as format_  # noqa: PLC0415 -- only here
+
+    listed = format_.Listed(
+        format_.Namespace("shop", "series"),
+        '{"options": {"timeseries": {"timeField": "t"}}, "indexes": [], "collectionName": "series"}',
+        "timeseries",
+    )
+    prelude = format_.Prelude("7.0.14", "t", (listed,))
+    name = prelude.data_name(listed)
+    data = format_.encoded_prelude(prelude) + format_.encoded_header(name) + format_.encoded_end(name, 0)
+    target = mongo.name()
+    mongo.client[target]["series"].insert_one({"_id": 1})
+    with pytest.raises(NotAllowedError, match="time series in the backup"):
+        restore(mongo.url(target), [Kept("shop", KIND, data, {})], drop_existing=True)
+    assert list(mongo.client[target]["series"].find()) == [{"_id": 1}]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dataguardian.domain.errors import DataGuardianError, RestoreFailedError, UsageError
+from dataguardian.domain.errors import DataGuardianError, NotAllowedError, RestoreFailedError, UsageError
 from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.mongodb import archive
 from dataguardian.engines.mongodb.archive import (
@@ -24,7 +24,7 @@ from dataguardian.engines.mongodb.archive import (
 from dataguardian.engines.mongodb.create import create, create_indexes
 from dataguardian.engines.mongodb.load import Loader
 from dataguardian.engines.mongodb.metadata import Metadata, from_json
-from dataguardian.engines.mongodb.move import drop
+from dataguardian.engines.mongodb.move import drop, exists
 from dataguardian.engines.mongodb.names import Names
 from dataguardian.engines.mongodb.server import Link, Server
 from dataguardian.engines.mongodb.swap import Beside, Swap, Undo
@@ -134,9 +134,12 @@ class Restoration:
         return _Arriving(listed, metadata, target, temporary, loader)
 
     def _time_series(self, link: Link, listed: Listed, metadata: Metadata, target: Namespace) -> _Arriving:
-        """Time series cannot be renamed, so they are made under their own names, which nothing had: else the restore
-        would not have begun.
-        """
+        """Time series cannot be renamed, so they are made under their own names, which nothing may have."""
+        if exists(link, target):
+            raise NotAllowedError(
+                f"{target} is a time series in the backup, which can only be made where nothing has its name",
+                hint="restore into another database, or drop that collection yourself",
+            )
         self._undo.drops(target)
         self._in_place.add(target)
         create(link, target, metadata, shown_as=target)

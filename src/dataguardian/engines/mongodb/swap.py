@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from dataguardian.domain.errors import DataGuardianError
 from dataguardian.engines.mongodb.archive import Namespace
 from dataguardian.engines.mongodb.create import create
 from dataguardian.engines.mongodb.load import RawDocument, insert, stored
@@ -56,7 +57,7 @@ class Undo:
                 step(link)
             except ConnectionFailure:
                 raise
-            except PyMongoError as error:
+            except (PyMongoError, DataGuardianError) as error:
                 tell(f"{what} failed: {error}")
             self.steps.pop()
 
