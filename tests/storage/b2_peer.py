@@ -31,6 +31,7 @@ class Simulator(RawSimulator):
     def __init__(self) -> None:
         super().__init__()
         self.bucket_id_counter = iter(range(10_000))
+        self.file_ids = itertools.count(99_999_999, -1)  # the newest version has the lowest id
         self.lock = threading.RLock()
         self.account_id, self.master_key = self.create_account()
         self.auth = self.authorize_account("x", self.account_id, self.master_key)["authorizationToken"]
@@ -39,7 +40,7 @@ class Simulator(RawSimulator):
         self.create_bucket(self.API_URL, self.auth, self.account_id, name, "allPrivate")
         bucket = self.bucket_name_to_bucket[name]
         bucket.upload_url_counter = itertools.count()
-        bucket.file_id_counter = itertools.count(99_999_999, -1)
+        bucket.file_id_counter = self.file_ids
         bucket.upload_timestamp_counter = itertools.count(5000)
 
     def new_key(self, *capabilities: str) -> list[str]:
@@ -79,9 +80,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match = API.fullmatch(urlsplit(self.path).path)
+        if match and match[1] == "download_file_by_id":
+            return self._guarded(lambda: self._download(self.path))
         if match:
             return self._guarded(lambda: self._call(match[1], {}))
-        return self._guarded(self._download)
+        return self._guarded(lambda: self._download(self.path))
 
     do_HEAD = do_GET  # noqa: N815 -- the base's name
 
@@ -150,9 +153,8 @@ class Handler(BaseHTTPRequestHandler):
     def _bucket_of_upload(self) -> str:
         return str(self.sim._get_bucket_by_id(self.path.split("/")[2]).bucket_name)
 
-    def _download(self) -> None:
-        _, _, bucket, name = self.path.split("/", 3)
-        token, url = self.headers["Authorization"], f"{self.sim.DOWNLOAD_URL}/file/{bucket}/{name}"
+    def _download(self, path: str) -> None:
+        token, url = self.headers["Authorization"], f"{self.sim.DOWNLOAD_URL}{path}"
         self.sim._assert_account_auth(self.sim.API_URL, token, self.sim.account_id, "readFiles")
         with self.sim.download_file_from_url(token, url) as response:
             headers = {key: str(value) for key, value in response.headers.items() if key.lower() != "content-length"}

@@ -67,6 +67,10 @@ class Harness(ABC):
     kill_bytes: ClassVar[int] = 64 * MIB
     """Size of the object whose put is killed: large enough to be caught in the middle."""
 
+    kills: ClassVar[int] = 8
+    rounds: ClassVar[int] = 40
+    """How often the two stories of chance are told: fewer times where every call goes through a socket."""
+
     keeps_folders: ClassVar[bool] = True
     """False where the peer itself, told to delete an object with the name of a folder, deletes what is in it."""
 
@@ -293,7 +297,7 @@ class StorageConformance:
 
         def come_and_go(number: int) -> None:
             path = f"job/run/01-x/{number}"
-            for _ in range(40):
+            for _ in range(harness.rounds):
                 storage.put(path, b"x")
                 assert storage.get(path, 1) == b"x"
                 storage.delete(path)
@@ -459,9 +463,9 @@ class StorageConformance:
         content = pattern("killed", size_bytes)
         duration = _timed(lambda: storage.put("job/killed", content))
         interrupted = 0
-        for step in range(8):
+        for step in range(harness.kills):
             storage.delete("job/killed")
-            finished = _kill_during_put(harness.config, size_bytes, delay=duration * step / 7)
+            finished = _kill_during_put(harness.config, size_bytes, delay=duration * step / (harness.kills - 1))
             found = listed(storage)
             assert found in ({}, whole)
             assert not finished or found == whole

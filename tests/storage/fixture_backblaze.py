@@ -69,6 +69,8 @@ def b2() -> Iterator[B2Server]:
 
 class BackblazeHarness(Harness):
     kill_bytes: ClassVar[int] = 16 * MIB
+    kills: ClassVar[int] = 4
+    rounds: ClassVar[int] = 10
     refused_names = {  # noqa: RUF012 -- declared in the base
         "a" * 255: "a name between slashes has at most 250 bytes",
         "é" * 127 + "x": "a name between slashes has at most 250 bytes",

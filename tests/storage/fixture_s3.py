@@ -19,6 +19,8 @@ PREFIX = "pre fix/é+%41"
 
 class S3Harness(Harness):
     kill_bytes: ClassVar[int] = 16 * MIB
+    kills: ClassVar[int] = 4
+    rounds: ClassVar[int] = 10
 
     def __init__(self, server: S3Server) -> None:
         self.server = server
