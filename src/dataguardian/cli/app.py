@@ -23,6 +23,8 @@ from dataguardian.cli.list import list_
 from dataguardian.cli.notification import notification
 from dataguardian.cli.queues import queues
 from dataguardian.cli.restore import restore
+from dataguardian.cli.scrub import scrub
+from dataguardian.cli.setting import setting
 from dataguardian.cli.signals import STOP
 from dataguardian.cli.status import status
 from dataguardian.cli.storage import storage
@@ -55,6 +57,8 @@ app.add_typer(storage, name="storage", rich_help_panel=_SERVICE)
 app.add_typer(job, name="job", rich_help_panel=_SERVICE)
 app.add_typer(execution, name="execution", rich_help_panel=_SERVICE)
 app.add_typer(notification, name="notification", rich_help_panel=_SERVICE)
+app.command(rich_help_panel=_SERVICE)(scrub)
+app.add_typer(setting, name="setting", rich_help_panel=_SERVICE)
 app.add_typer(queues, name="queues", rich_help_panel=_SERVICE)
 app.command(rich_help_panel=_SERVICE)(apply)
 app.command(rich_help_panel=_SERVICE)(export)

@@ -336,10 +336,21 @@ def _rows(rows: list[Document], jobs: dict[str, str], sources: dict[str, str]) -
             look.duration(row["duration_seconds"]),
             look.size(row["size_bytes"]),
             look.size(row["compressed_size_bytes"]),
-            "pinned" if row["pinned"] else "",
+            ", ".join(_marks(row)),
         ]
         for row in rows
     ]
+
+
+def _marks(row: Document) -> list[str]:
+    pinned = ["pinned"] if row["pinned"] else []
+    return ["DAMAGED", *pinned] if row.get("last_verification_ok") is False else pinned
+
+
+def _verification(row: Document) -> str | None:
+    if row.get("last_verified_at") is None:
+        return "not yet" if row["status"] == _ENDED_WELL else None
+    return f"{look.moment(row['last_verified_at'])}: {'good' if row['last_verification_ok'] else 'DAMAGED'}"
 
 
 def _show(client: Client, row: Document) -> None:
@@ -359,6 +370,7 @@ def _show(client: Client, row: Document) -> None:
         "stored": look.size(row["compressed_size_bytes"]),
         "backup": row["backup_path"],
         "checksum": row["checksum"],
+        "verified": _verification(row),
         "pinned": "yes" if row["pinned"] else "no",
         "attempt": row["attempt"],
         "error": row["error_message"],

@@ -44,9 +44,9 @@ def verify(
             hint="dataguardian verify --all STORAGE --sample 10",
         )
     if everything:
-        from dataguardian.cli.scrub import scrub
+        from dataguardian.cli.verifyall import verify_all
 
-        return scrub(address, sample=sample, deep=deep, json=json)
+        return verify_all(address, sample=sample, deep=deep, json=json)
     return _verify_one(address, deep=deep, json=json)
 
 
