@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import ColumnElement, CursorResult, UpdateBase, and_, delete, func, select, true
+from sqlalchemy import ColumnElement, CursorResult, TextClause, UpdateBase, and_, delete, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.recent import Recent
@@ -92,7 +92,7 @@ class Repository(Generic[R]):
             recent.put_total(key, known)
         return known
 
-    async def all(self, *where: ColumnElement[bool], order: Any = None) -> Sequence[R]:  # noqa: ANN401 -- a column, or several
+    async def all(self, *where: ColumnElement[bool] | TextClause, order: Any = None) -> Sequence[R]:  # noqa: ANN401 -- a column, or several
         columns = order if isinstance(order, tuple) else (self.model.id if order is None else order,)
         statement = select(self.model).where(*where).order_by(*columns)
         return (await self.session.execute(statement)).scalars().all()

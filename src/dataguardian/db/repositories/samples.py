@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.models import BackupExecution, Verification
@@ -52,12 +52,13 @@ class SampleRepository:
         statement = (
             select(BackupExecution.storage_location_id, Verification.status, func.count())
             .join(BackupExecution, BackupExecution.id == Verification.execution_id)
-            .where(Verification.created_at.between(since, now + SKEW))
+            .where(Verification.created_at.between(since, now + SKEW), BackupExecution.storage_location_id.is_not(None))
             .group_by(BackupExecution.storage_location_id, Verification.status)
         )
         found: dict[uuid.UUID, dict[WorkStatus, int]] = {}
         for storage_id, status, count in await self.session.execute(statement):
-            found.setdefault(storage_id, {})[status] = count
+            if storage_id is not None:
+                found.setdefault(storage_id, {})[status] = count
         return {
             storage_id: Tally(
                 completed=counts.get(WorkStatus.COMPLETED, 0),
@@ -104,5 +105,5 @@ class SampleRepository:
         return {execution_id: LastVerification(at, ok) for execution_id, at, ok in rows}
 
 
-def _verifiable() -> tuple[object, ...]:
+def _verifiable() -> tuple[ColumnElement[bool], ...]:
     return (BackupExecution.status == ExecutionStatus.COMPLETED, BackupExecution.backup_path.is_not(None))
