@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
 from dataguardian.core.catalog import Listing, list_backups, load_manifest
 from dataguardian.core.progress import Progress, Report, silent
@@ -127,7 +128,7 @@ class _Scrub:
         self._away: StorageError | None = None
 
     def check(self, directory: str, manifest: Manifest | None) -> Checked:
-        level = "deep" if self._validators else "stored"
+        level: Literal["stored", "deep"] = "deep" if self._validators else "stored"
         nothing = VerifyReport(directory, level)
         if self._away is not None:
             return Checked(directory, Verdict.UNCHECKED, nothing, self._away)
