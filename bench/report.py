@@ -43,6 +43,9 @@ NOTES = {
     "memory": "VmHWM of the process, read every 20 ms. Ten times the data: the same table ten times; ten real copies of"
     " the tree.",
     "verify": "`verify` hashes what is stored; `verify --deep` also expands it and has pg_restore read all of it.",
+    "s3-upload": "To a private `rclone serve s3` on this machine, source and storage in memory. rclone sends one object"
+    " in parts; ours sends objects, one request each, with a SHA-256. Both sides share the processor with the server.",
+    "s3-download": "The same bytes back, into nothing.",
     "sftp-upload": "To a private sshd on this machine, source and storage in memory: what the SSH library and the"
     " storage's own steps (temporary name, fsync, rename) cost. Both sides share the processor with the server.",
     "sftp-download": "The same bytes back, into nothing.",

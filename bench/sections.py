@@ -16,6 +16,7 @@ from typing import Any
 
 import codecs_table
 import generate
+import s3
 import sftp
 from generate import Scale
 from measure import Cost, Meter, Side
@@ -326,6 +327,8 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "restore-files": restore_files,
     "postgres-peers": postgres_peers,
     "startup": startup,
+    "s3-upload": s3.upload,
+    "s3-download": s3.download,
     "sftp-upload": sftp.upload,
     "sftp-download": sftp.download,
     "codecs": codecs,
