@@ -113,7 +113,7 @@ class MotoServer(S3Server):
 
 
 @contextmanager
-def rclone_s3() -> Iterator[RcloneServer]:
+def rclone_s3(*options: str) -> Iterator[RcloneServer]:
     port, keys = free_port(), Keys("rclone-key", "rclone/secret+key")
     with tempfile.TemporaryDirectory(prefix="dg-s3-") as folder:
         argv = [
@@ -125,7 +125,7 @@ def rclone_s3() -> Iterator[RcloneServer]:
             "--dir-cache-time",
             f"{DIR_CACHE_SECONDS}s",
         ]
-        argv += ["--config", "/dev/null", "--auth-key", f"{keys.access_key},{keys.secret_key}", folder]
+        argv += ["--config", "/dev/null", "--auth-key", f"{keys.access_key},{keys.secret_key}", *options, folder]
         with listening(argv, port):
             yield RcloneServer(port, keys, Path(folder))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -243,6 +244,31 @@ def test_a_bucket_in_another_region_is_found(moto: MotoServer) -> None:
     with HttpFront(moto.port, Nth(elsewhere)) as front, pytest.raises(StorageDeniedError) as caught:
         s3(moto, bucket, endpoint=f"http://127.0.0.1:{front.port}").put("a", b"x")
     assert "region=eu-south-9" in caught.value.hint
+
+
+def test_tls_is_verified(tmp_path: Path) -> None:
+    """Large parts go through TLS both ways, again and again on one connection; an unknown authority is refused, and
+    `ca_file` makes it known.
+    """
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with rclone_s3("--cert", str(certificate), "--key", str(key)) as server:
+        (server.folder / "bucket").mkdir()
+        endpoint = f"https://127.0.0.1:{server.port}"
+        storage = s3(server, "bucket", endpoint=endpoint, ca_file=str(certificate))
+        content = random.Random(1).randbytes(3_000_000)
+        for number in range(4):
+            storage.put(f"a/{number}", content)
+            assert storage.get(f"a/{number}", len(content)) == content
+        assert len(storage._wire._peer._idle) == 1
+        s3(server, "bucket", endpoint=endpoint, verify=False).check()
+        with pytest.raises(StorageUnreachableError, match="not trusted") as caught:
+            s3(server, "bucket", endpoint=endpoint).check()
+        assert "ca_file" in caught.value.hint
+        with pytest.raises(StorageUnreachableError, match="ca_file"):
+            s3(server, "bucket", endpoint=endpoint, ca_file=str(tmp_path / "none")).check()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class HttpPeer:
         with self._lock:
             while self._idle:
                 since, sock = self._idle.pop()
-                if time.monotonic() - since < IDLE_SECONDS and not _readable(sock):
+                if time.monotonic() - since < IDLE_SECONDS and _is_quiet(sock):
                     return sock
                 sock.close()
         sock = socket.create_connection((self.host, self.port), min(CONNECT_SECONDS, self._timeout_seconds))
@@ -169,13 +169,13 @@ def _exchange(sock: socket.socket, head: bytes, body: memoryview | bytes, deadli
     try:
         _send(sock, head, deadline)
         for offset in range(0, len(view), _SLICE_BYTES):
-            if offset and _readable(sock):
+            if offset and _has_answered(sock):
                 response.answered_early = True
                 break
             _send(sock, view[offset : offset + _SLICE_BYTES], deadline)
     except (BrokenPipeError, ConnectionResetError):
         response.answered_early = True
-        if not _readable(sock):
+        if not _incoming(sock):
             raise
     return response
 
@@ -208,13 +208,32 @@ def _head(method: str, target: str, host: str, headers: Mapping[str, str], size_
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def _readable(sock: socket.socket) -> bool:
-    """Tells whether something came in: an answer, or the end."""
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return True
+def _incoming(sock: socket.socket) -> bool:
+    """Tells whether bytes, or the end, have come in. Below TLS these need not be an answer: tickets come too."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _has_answered(sock: socket.socket) -> bool:
+    """Tells, before a request is complete, whether its answer has begun. Through TLS that cannot be seen."""
+    return not isinstance(sock, ssl.SSLSocket) and _incoming(sock)
+
+
+def _is_quiet(sock: socket.socket) -> bool:
+    """Tells whether a connection that rested is still open and owes nothing."""
+    if not _incoming(sock):
+        return True
+    if not isinstance(sock, ssl.SSLSocket):
+        return False
+    sock.settimeout(0)
+    try:
+        sock.recv(1)
+    except ssl.SSLWantReadError:  # it was a ticket
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def connection_error(error: Exception, address: str) -> StorageConnectionError | StorageUnreachableError:
