@@ -31,6 +31,7 @@ ROUTERS = (
     backup_jobs.router,
     executions.router,
     work.restores,
+    work.repairs,
     work.verifications,
     health.router,
     notifications.router,

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from dataguardian.api.schemas.common import Output
 from dataguardian.core.services import Services
-from dataguardian.db.models import BackupExecution, Restore, Verification
+from dataguardian.db.models import BackupExecution, Repair, Restore, Verification
 from dataguardian.domain.errors import DataGuardianError, NotFoundError
 
 LOOK_SECONDS = 0.5
@@ -39,7 +39,7 @@ EVENTS_DOCUMENT: dict[int | str, dict[str, Any]] = {
     }
 }
 
-Row = BackupExecution | Restore | Verification
+Row = BackupExecution | Restore | Verification | Repair
 
 
 @dataclass(frozen=True)

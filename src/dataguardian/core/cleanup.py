@@ -27,9 +27,9 @@ from dataguardian.db.repositories.cleanup import CleanupRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.cron import parse_schedule
-from dataguardian.domain.errors import ConflictError
+from dataguardian.domain.errors import ConflictError, StorageUnreachableError
 from dataguardian.domain.ids import new_id
-from dataguardian.domain.states import ACTIVE, EntityType, ExecutionStatus, NotificationType, Severity
+from dataguardian.domain.states import ACTIVE, HOLDS_A_BACKUP, EntityType, ExecutionStatus, NotificationType, Severity
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import NewJob
 
@@ -163,7 +163,7 @@ class Cleanup:
             notes = await CleanupRepository(session).notes_of(execution_id)
         for note in notes:
             _demand(await remover.remove_abandoned(note, unchecked=force))
-        if row.status is ExecutionStatus.COMPLETED:
+        if row.status in HOLDS_A_BACKUP:
             _demand(await remover.remove(execution_id, even_newest=force, unchecked=force))
         elif row.status is ExecutionStatus.DELETING:
             _demand(await remover.finish(execution_id, unchecked=force))
@@ -253,5 +253,7 @@ def _pass_id(slot: datetime, number: int) -> str:
 def _demand(outcome: Outcome) -> None:
     if outcome.removed is Removed.REPORTED:
         raise ConflictError(outcome.reason, hint=FORCE_HINT)
+    if outcome.removed is Removed.WAITING:
+        raise StorageUnreachableError(outcome.reason, hint="the next cleanup goes on with it")
     if outcome.removed is Removed.HELD and outcome.reason:
         raise ConflictError(outcome.reason, hint="look at it again")

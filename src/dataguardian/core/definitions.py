@@ -180,6 +180,7 @@ class Jobs:
             backup_options=checked(BackupOptions, fields.get("backup_options") or {}),
             next_execution_at=next_run(cron, timezone, now),
         )
+        await check_targets(session, row.storage_location_id, row.backup_options)
         return await _insert(JobRepository(session), row)
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> BackupJob:
@@ -199,6 +200,9 @@ class Jobs:
                 changed["backup_options"] = checked(
                     BackupOptions, merged(changed["backup_options"] or {}, row.backup_options)
                 )
+            if "backup_options" in changed or "storage_location_id" in changed:
+                own = changed.get("storage_location_id", row.storage_location_id)
+                await check_targets(session, own, changed.get("backup_options", row.backup_options))
             before = (row.schedule_cron, row.schedule_timezone, row.enabled)
             await _change(session, row, changed, _JOB_FIELDS, now)
             if before != (row.schedule_cron, row.schedule_timezone, row.enabled):
@@ -304,6 +308,17 @@ async def _check_parties(session: AsyncSession, fields: Mapping[str, Any]) -> No
         await DatasourceRepository(session).get(fields["datasource_id"])
     if fields.get("storage_location_id") is not None:
         await StorageRepository(session).get(fields["storage_location_id"])
+
+
+async def check_targets(session: AsyncSession, own: uuid.UUID | None, options: Mapping[str, Any]) -> None:
+    """Raises NotFoundError for a further storage location that is not there, UsageError when it is the job's own."""
+    for target in options.get("storage_targets", ()):
+        row = await StorageRepository(session).locked(uuid.UUID(str(target)))
+        if row.id == own:
+            raise UsageError(
+                f"not valid: storage_targets: {row.name} is the job's own storage location",
+                hint="storage_targets are those beside it",
+            )
 
 
 async def _insert(repository: Repository[R], row: R) -> R:

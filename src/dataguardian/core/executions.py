@@ -20,9 +20,11 @@ from dataguardian.core.backup import attempt_directory
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.home import note_backup
+from dataguardian.core.spread import Spread
 from dataguardian.db.models import BackupExecution, BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
+from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
 from dataguardian.domain.errors import ConflictError, NotFoundError, QueueUnavailableError
 from dataguardian.domain.ids import new_id
@@ -59,7 +61,12 @@ class Claim:
     earlier: tuple[str, ...]
     job: BackupJob
     datasource: Datasource
-    storage: StorageLocation
+    storages: tuple[StorageLocation, ...]
+    """Where to, in the job's order: the targets of this attempt."""
+
+    @property
+    def storage(self) -> StorageLocation:
+        return self.storages[0]
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Executions:
                 await self._end(session, row, ExecutionStatus.CANCELLED, now)
                 return None
             try:
-                job, datasource, storage = await self._parties(session, row)
+                job, datasource, storages = await self._parties(session, row)
             except NotFoundError as error:
                 await self._end(session, row, ExecutionStatus.FAILED, now, Failed(error.message, code=error.code))
                 return None
@@ -153,7 +160,8 @@ class Executions:
             earlier = await executions.directories_of(row.id)
             await executions.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=self._lease)
             await executions.change(row.id, attempt, now, attempt_path=directory, tries_left=row.tries_left - 1)
-            return Claim(row.id, attempt, directory, tuple(earlier), job, datasource, storage)
+            await TargetRepository(session).replace(row.id, [storage.id for storage in storages], now)
+            return Claim(row.id, attempt, directory, tuple(earlier), job, datasource, storages)
 
     async def renew(self, claim: Claim) -> bool | None:
         """Extends the lease; returns whether a cancel was asked for, None when the execution is no longer ours."""
@@ -170,6 +178,7 @@ class Executions:
     async def complete(self, claim: Claim, result: dict[str, Any]) -> bool:
         """Records a finished backup; False when the execution is no longer ours, and then nothing was written."""
         manifest = result["manifest"]
+        spread = Spread.of(claim.storages, result)
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             executions = ExecutionRepository(session)
@@ -178,7 +187,8 @@ class Executions:
                 claim.execution_id,
                 claim.attempt,
                 now,
-                status=ExecutionStatus.COMPLETED,
+                status=spread.status,
+                storage_location_id=spread.first.id,
                 finished_at=now,
                 duration_seconds=round((now - (row.started_at or now)).total_seconds(), 3),
                 size_bytes=manifest["size_bytes"],
@@ -187,7 +197,7 @@ class Executions:
                 attempt_path=None,
                 checksum=manifest["checksum"],
                 details=details_of(manifest, adopted=result["adopted"]),
-                error_message=None,
+                error_message=spread.error_message,
                 error_stack=None,
                 lease_until=None,
                 worker=None,
@@ -195,10 +205,11 @@ class Executions:
             if not ours:
                 return False
             await executions.add_chunks(claim.execution_id, result["chunks"], now)
-            await executions.forget_directory(claim.execution_id, result["directory"])
+            await executions.forget_directory(claim.execution_id, result["directory"], spread.holding)
             if result["adopted"]:
                 await executions.abandon(row, "adopted an earlier attempt", now)
-            pending = await self._tell_success(session, claim, manifest)
+            await spread.record(session, row, manifest["compressed_size_bytes"], now)
+            pending = await self._tell_success(session, claim, manifest, spread)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(note_backup, self._context.settings.home, claim.execution_id)
         await self._events.dispatch(pending)
@@ -341,13 +352,16 @@ class Executions:
 
     async def _parties(
         self, session: AsyncSession, row: BackupExecution
-    ) -> tuple[BackupJob, Datasource, StorageLocation]:
+    ) -> tuple[BackupJob, Datasource, tuple[StorageLocation, ...]]:
         if row.job_id is None or row.storage_location_id is None:
             raise NotFoundError("the job or the storage location of this execution is gone")
+        job = await JobRepository(session).get(row.job_id)
+        further = [uuid.UUID(target) for target in job.backup_options.get("storage_targets", ())]
+        places = dict.fromkeys([row.storage_location_id, *further])  # the default may have become one of them
         return (
-            await JobRepository(session).get(row.job_id),
+            job,
             await DatasourceRepository(session).get(row.datasource_id),
-            await StorageRepository(session).get(row.storage_location_id),
+            tuple([await StorageRepository(session).get(place) for place in places]),
         )
 
     @staticmethod
@@ -380,17 +394,26 @@ class Executions:
             metadata={"execution_id": str(row.id), "error": failed.code, "attempts": row.attempt},
         )
 
-    async def _tell_success(self, session: AsyncSession, claim: Claim, manifest: dict[str, Any]) -> list[Pending]:
+    async def _tell_success(
+        self, session: AsyncSession, claim: Claim, manifest: dict[str, Any], spread: Spread
+    ) -> list[Pending]:
+        """A partial backup is told as a failure that is no emergency: something must hold it that does not."""
         size, stored = format_size(manifest["size_bytes"]), format_size(manifest["compressed_size_bytes"])
+        partial = spread.status is ExecutionStatus.PARTIAL
+        words = f"{size} of {claim.datasource.name} became {stored} in {spread.where}."
         return await self._events.emit(
             session,
-            type=NotificationType.BACKUP_SUCCESS,
-            severity=Severity.INFO,
+            type=NotificationType.BACKUP_FAILED if partial else NotificationType.BACKUP_SUCCESS,
+            severity=Severity.WARNING if spread.troubles else Severity.INFO,
             entity_type=EntityType.BACKUP_JOB,
             entity_id=claim.job.id,
-            title=f"Backup of {claim.job.name} is complete",
-            message=f"{size} of {claim.datasource.name} became {stored} in {claim.storage.name}.",
-            metadata={"execution_id": str(claim.execution_id), "warnings": len(manifest["warnings"])},
+            title=f"Backup of {claim.job.name} is {'partial' if partial else 'complete'}",
+            message="\n".join([words, *spread.troubles]),
+            metadata={
+                "execution_id": str(claim.execution_id),
+                "warnings": len(manifest["warnings"]),
+                "status": spread.status.value,
+            },
         )
 
 

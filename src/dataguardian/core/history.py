@@ -13,8 +13,10 @@ from dataguardian.db.models import (
     BackupJob,
     Datasource,
     ExecutionLog,
+    ExecutionTarget,
     HealthCheck,
     NotificationRow,
+    Repair,
     Restore,
     StorageLocation,
     Verification,
@@ -23,7 +25,8 @@ from dataguardian.db.repositories.base import Page
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.lists import Filters, Lists, NotificationFilters
 from dataguardian.db.repositories.samples import LastVerification, SampleRepository
-from dataguardian.domain.states import ExecutionStatus
+from dataguardian.db.repositories.targets import TargetRepository, new_target
+from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus, TargetStatus
 
 __all__ = ["Filters", "History", "NotificationFilters"]
 
@@ -54,6 +57,18 @@ class History:
         async with self._context.db.read() as session:
             return await ExecutionRepository(session).get(execution_id)
 
+    async def targets(self, row: BackupExecution) -> list[ExecutionTarget]:
+        """Returns an execution's storage locations, in the job's order; a single one as a row that is not stored."""
+        async with self._context.db.read() as session:
+            found = list(await TargetRepository(session).of(row.id))
+        if found or row.storage_location_id is None or row.started_at is None:
+            return found
+        held = row.status in HOLDS_A_BACKUP or row.status is ExecutionStatus.DELETING
+        status = TargetStatus.STORED if held else TargetStatus.PENDING
+        target = new_target(row.id, row.storage_location_id, 0, status, row.created_at)
+        target.size_bytes = row.compressed_size_bytes
+        return [target]
+
     async def last_verifications(self, rows: Sequence[BackupExecution]) -> dict[uuid.UUID, LastVerification]:
         """Returns, for those of these backups that were ever verified, the last result."""
         ids = [row.id for row in rows if row.backup_path is not None]
@@ -62,13 +77,13 @@ class History:
         async with self._context.db.read() as session:
             return await SampleRepository(session).last_of(ids)
 
-    async def works(self, kind: Kind, filters: Filters, page: int, limit: int) -> Page[Restore | Verification]:
+    async def works(self, kind: Kind, filters: Filters, page: int, limit: int) -> Page[Restore | Verification | Repair]:
         async with self._context.db.read() as session:
             return await Lists(session).works(repository(session, kind), filters, page, limit)
 
-    async def work(self, kind: Kind, work_id: uuid.UUID) -> Restore | Verification:
+    async def work(self, kind: Kind, work_id: uuid.UUID) -> Restore | Verification | Repair:
         async with self._context.db.read() as session:
-            row: Restore | Verification = await repository(session, kind).get(work_id)
+            row: Restore | Verification | Repair = await repository(session, kind).get(work_id)
             return row
 
     async def checks(self, filters: Filters, page: int, limit: int) -> Page[HealthCheck]:
@@ -84,7 +99,7 @@ class History:
         async with self._context.db.read() as session:
             return await Lists(session).logs(owner_id, after, page, limit)
 
-    async def progress(self, row: BackupExecution | Restore | Verification) -> dict[str, Any] | None:
+    async def progress(self, row: BackupExecution | Restore | Verification | Repair) -> dict[str, Any] | None:
         """Returns what running work says of itself; None when it does not run, or the queue server is away."""
         if row.status.value != ExecutionStatus.RUNNING.value:
             return None

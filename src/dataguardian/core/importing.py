@@ -23,9 +23,10 @@ from dataguardian.db.models import BackupExecution, StorageLocation
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.notifications import SettingRepository
+from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import fingerprint
 from dataguardian.domain.errors import DataGuardianError, IntegrityError, ObjectMissingError
-from dataguardian.domain.states import ExecutionStatus, Trigger
+from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus, Trigger
 from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
@@ -99,12 +100,24 @@ class Importer:
             async with self._context.db.read() as session:
                 row = await ExecutionRepository(session).find(_uuid(manifest.execution_id))
             if row is not None and row.status in _RECORDED:
+                await self._note_copy(row, directory, manifest.checksum, location)
                 continue
             try:
                 count += await self._record(storage, directory, location)
             except (IntegrityError, ObjectMissingError) as error:  # the others must not suffer from it
                 log.warning("a damaged backup was not imported", backup=directory, message=error.message)
         return count
+
+    async def _note_copy(self, row: BackupExecution, directory: str, checksum: str, location: StorageLocation) -> None:
+        """Records that a backup which is known lies in this storage location, too."""
+        known = row.storage_location_id
+        if known in (None, location.id) or (row.backup_path, row.checksum) != (directory, checksum):
+            return
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            row = await ExecutionRepository(session).locked(row.id)
+            if row.status in HOLDS_A_BACKUP and row.storage_location_id == known:
+                await TargetRepository(session).add_copy(row, location.id, now)
 
     async def _record(self, storage: Storage, directory: str, location: StorageLocation) -> int:
         backup = await asyncio.to_thread(load_backup, storage, directory)

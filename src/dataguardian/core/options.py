@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES
+from dataguardian.core.targets import DEFAULT_LAG_SECONDS
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.sizes import MIB
+from dataguardian.domain.states import Strategy
 from dataguardian.streams.codecs import codec_for
 
 MOST_MINUTES = 366 * 24 * 60
+MOST_TARGETS = 9
 
 
 class BackupOptions(BaseModel):
-    """`timeout_minutes` and `stall_minutes` of 0 mean no limit."""
+    """`timeout_minutes` and `stall_minutes` of 0 mean no limit.
+
+    `storage_targets` are ids of storage locations beside the job's own. With `replicate` all of them must hold every
+    backup, and one that still lacks a part `storage_lag_seconds` after another one has it is left behind, to be
+    repaired by copying; with `fallback` the first one that works gets it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,6 +35,16 @@ class BackupOptions(BaseModel):
     exclude: tuple[str, ...] = ()
     timeout_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 0
     stall_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 60
+    storage_targets: Annotated[tuple[uuid.UUID, ...], Field(max_length=MOST_TARGETS)] = ()
+    storage_strategy: Strategy = Strategy.REPLICATE
+    storage_lag_seconds: Annotated[float, Field(gt=0, le=86400)] = DEFAULT_LAG_SECONDS
+
+    @field_validator("storage_targets")
+    @classmethod
+    def _all_different(cls, targets: tuple[uuid.UUID, ...]) -> tuple[uuid.UUID, ...]:
+        if len(set(targets)) != len(targets):
+            raise ValueError("a storage location is named twice")
+        return targets
 
     @model_validator(mode="after")
     def _level_exists(self) -> Self:

@@ -17,7 +17,7 @@ from dataguardian.domain.states import WorkStatus
 from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import JobState, QueueJob
 
-_ROW_QUEUES = (QueueName.BACKUP, QueueName.RESTORE, QueueName.NOTIFICATION)
+_ROW_QUEUES = (QueueName.BACKUP, QueueName.RESTORE, QueueName.REPAIR, QueueName.NOTIFICATION)
 """Queues whose jobs point at a row that decides whether there is anything to do."""
 
 
@@ -90,7 +90,7 @@ class QueueBoard:
             try:
                 if queue is QueueName.NOTIFICATION:
                     return (await OutboxRepository(session).get(row_id)).status == PENDING
-                if queue is QueueName.RESTORE:
+                if queue in (QueueName.RESTORE, QueueName.REPAIR):
                     row = await repository(session, Kind(job.data["kind"])).get(row_id)
                 else:
                     row = await ExecutionRepository(session).get(row_id)

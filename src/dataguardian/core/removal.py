@@ -24,15 +24,17 @@ from dataguardian.db.repositories.cleanup import CleanupRepository
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.stored import AbandonedRepository
+from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.domain.artifact import MANIFEST, Manifest
 from dataguardian.domain.errors import (
+    DataGuardianError,
     IntegrityError,
     NotFoundError,
     ObjectMissingError,
     StorageError,
     StorageUnreachableError,
 )
-from dataguardian.domain.states import ExecutionStatus
+from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus
 from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import build_storage, storage_document
 from dataguardian.storage.retrying import wrap
@@ -60,6 +62,8 @@ class Removed(StrEnum):
     HELD = "held"
     """Pinned, being read, or the newest good one by now."""
     REPORTED = "reported"
+    WAITING = "waiting"
+    """Gone from the storages that answer; the rest goes with a later pass."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,33 @@ class Remover:
             raise away from error
 
     async def check(self, row: BackupExecution) -> str | None:
-        """Reads a backup's manifest again; returns what is wrong with it, None when it is the one that is meant."""
+        """Reads a backup's manifest again, in every storage that holds it; returns what is wrong with it, None when it
+        is the one that is meant. Of several storages one must answer: raises what the first one raised when none does.
+        """
         if row.backup_path is None:
             return f"the execution {row.id} is completed and names no directory"
-        path = row.backup_path
+        async with self._context.db.read() as session:
+            places: list[uuid.UUID | None] = [*await TargetRepository(session).holders(row)]
+        away: DataGuardianError | None = None
+        seen = 0
+        for place in places or [None]:
+            try:
+                wrong = await self._check_at(place, row, row.backup_path)
+            except DataGuardianError as error:
+                away = away or error
+                continue
+            if wrong:
+                return wrong
+            seen += 1
+        if away is not None and not seen:
+            raise away
+        return None
+
+    async def _check_at(self, place: uuid.UUID | None, row: BackupExecution, path: str) -> str | None:
         try:
-            manifest = await self.step(row.storage_location_id, lambda storage: load_manifest(storage, path))
+            manifest = await self.step(place, lambda storage: load_manifest(storage, path))
         except ObjectMissingError:
-            return f"{path} has no manifest any more, although its execution is completed"
+            return f"{path} has no manifest any more, although its execution is {row.status}"
         except IntegrityError as error:
             return error.message
         return _difference(manifest, row)
@@ -131,7 +154,7 @@ class Remover:
         """
         async with self._context.db.read() as session:
             row = await ExecutionRepository(session).find(execution_id)
-        if row is None or row.status is not ExecutionStatus.COMPLETED:
+        if row is None or row.status not in HOLDS_A_BACKUP:
             return Outcome(Removed.HELD, reason="it is no longer a completed backup")
         wrong = None if unchecked else await self.check(row)
         if wrong:
@@ -146,14 +169,46 @@ class Remover:
             row = await ExecutionRepository(session).find(execution_id)
         if row is None or row.status is not ExecutionStatus.DELETING:
             return Outcome(Removed.HELD, reason="somebody else has finished it")
-        if row.backup_path is not None:
-            wrong = None if unchecked else await self._foreign(row, row.backup_path)
-            if wrong:
-                return Outcome(Removed.REPORTED, reason=wrong)
-            await self._empty(row.storage_location_id, row.backup_path)
+        if row.backup_path is None:
+            emptied, kept = 0, None
+        else:
+            emptied, kept = await self._empty_everywhere(row, row.backup_path, unchecked=unchecked)
+        if kept is not None:
+            return kept
         async with self._context.db.write() as session:
             ours = await CleanupRepository(session).forget(execution_id)
-        return Outcome(Removed.GONE if ours else Removed.HELD, row.compressed_size_bytes or 0)
+        return Outcome(Removed.GONE if ours else Removed.HELD, (row.compressed_size_bytes or 0) * max(1, emptied))
+
+    async def _empty_everywhere(
+        self, row: BackupExecution, path: str, *, unchecked: bool
+    ) -> tuple[int, Outcome | None]:
+        """Empties a backup's directory in every storage; returns how many, and an outcome when something is left.
+
+        Each storage that was emptied is forgotten at once. Of several, one that is away does not keep the others: what
+        lies there goes when it is back. The only one raises its StorageError.
+        """
+        async with self._context.db.read() as session:
+            several = bool(await TargetRepository(session).of(row.id))
+            places: list[uuid.UUID | None] = [*await TargetRepository(session).places(row)]
+        left: list[str] = []
+        kept = Removed.WAITING
+        for place in places or ([] if several else [None]):
+            try:
+                wrong = None if unchecked else await self._foreign(place, row, path)
+                if not wrong:
+                    await self._empty(place, path)
+            except DataGuardianError as error:
+                if not several:
+                    raise
+                left.append(error.message)
+                continue
+            if wrong:
+                kept, left = Removed.REPORTED, [*left, wrong]
+            elif several and place is not None:
+                async with self._context.db.write() as session:
+                    await TargetRepository(session).note_emptied(row, place)
+        text = f"{path} is not gone from every storage: {'; '.join(left)}" if several else "; ".join(left)
+        return len(places) - len(left), Outcome(kept, reason=text) if left else None
 
     async def remove_abandoned(self, note: AbandonedDirectory, *, unchecked: bool = False) -> Outcome:
         """Removes what an attempt left that ended badly; raises StorageError.
@@ -169,7 +224,7 @@ class Remover:
         if named:
             await self._forget(note)
             return Outcome(Removed.HELD, reason="it is a backup")
-        won_elsewhere = row is not None and row.status in (ExecutionStatus.COMPLETED, ExecutionStatus.DELETING)
+        won_elsewhere = row is not None and row.status in (*HOLDS_A_BACKUP, ExecutionStatus.DELETING)
         wrong = None if won_elsewhere or unchecked else await self._whole(note)
         if wrong:
             return Outcome(Removed.REPORTED, reason=wrong)
@@ -183,17 +238,17 @@ class Remover:
             executions = ExecutionRepository(session)
             # Locked first: a restore takes its lease under the same lock, and the next statement must see it.
             current = await executions.find_locked(row.id)
-            if current is None or current.status is not ExecutionStatus.COMPLETED or row.job_id is None:
+            if current is None or current.status not in HOLDS_A_BACKUP or row.job_id is None:
                 return False
             newest = await executions.newest_good(row.job_id)
             if not even_newest and (newest is None or newest.id == row.id):
                 return False
             return await executions.mark_deleting(row.id, self._context.clock.now())
 
-    async def _foreign(self, row: BackupExecution, path: str) -> str | None:
+    async def _foreign(self, place: uuid.UUID | None, row: BackupExecution, path: str) -> str | None:
         """Tells why a directory whose deletion began is not touched: it holds somebody else's manifest by now."""
         try:
-            manifest = await self.step(row.storage_location_id, lambda storage: load_manifest(storage, path))
+            manifest = await self.step(place, lambda storage: load_manifest(storage, path))
         except ObjectMissingError:
             return None
         except IntegrityError as error:

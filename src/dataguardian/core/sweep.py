@@ -91,7 +91,7 @@ class Tally:
             self.size_bytes += outcome.size_bytes
             self.report.removed += 1
             self.report.removed_bytes += outcome.size_bytes
-        elif outcome.removed is Removed.REPORTED:
+        elif outcome.removed in (Removed.REPORTED, Removed.WAITING):
             self.problem(outcome.reason)
 
     def problem(self, text: str) -> None:

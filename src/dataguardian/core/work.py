@@ -1,11 +1,12 @@
-"""Restores and verifications: what is done with a backup after it was taken.
+"""Restores, verifications and repairs: what is done with a backup after it was taken.
 
 Their rows are leases on the backup: inserted in the transaction that checks, under the execution's lock, that it is
 completed. While one is queued or running, nothing deletes that backup. As with backups, the row is the record, every
 step of a worker is a compare-and-set on `attempt`, and a queue job only says which row to look at.
 
 A restore is begun once and never by itself again: whoever restarts a machine must not find that a database was
-replaced by a restore that had been interrupted the day before. A verification changes nothing and is begun anew.
+replaced by a restore that had been interrupted the day before. A verification changes nothing and is begun anew, and so
+is a repair, which goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dataguardian.core.behind import note_damage, note_repaired, note_unrepaired
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.executions import (
@@ -30,14 +32,36 @@ from dataguardian.core.executions import (
     Failed,
     expired_before,
 )
-from dataguardian.db.models import IS_ACTIVE, BackupExecution, Datasource, Restore, StorageLocation, Verification
+from dataguardian.db.models import (
+    IS_ACTIVE,
+    BackupExecution,
+    Datasource,
+    Repair,
+    Restore,
+    StorageLocation,
+    Verification,
+)
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
-from dataguardian.db.repositories.restores import LeaseRepository, RestoreRepository, VerificationRepository
+from dataguardian.db.repositories.restores import (
+    LeaseRepository,
+    RepairRepository,
+    RestoreRepository,
+    VerificationRepository,
+)
+from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
-from dataguardian.domain.errors import ConflictError, QueueUnavailableError, UsageError
+from dataguardian.domain.errors import ConflictError, NotFoundError, QueueUnavailableError, UsageError
 from dataguardian.domain.ids import new_id
-from dataguardian.domain.states import EntityType, ExecutionStatus, NotificationType, Severity, Trigger, WorkStatus
+from dataguardian.domain.states import (
+    HOLDS_A_BACKUP,
+    EntityType,
+    NotificationType,
+    Severity,
+    TargetStatus,
+    Trigger,
+    WorkStatus,
+)
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import NewJob
 
@@ -48,26 +72,37 @@ MADE_WAY = "made_way"
 """In `metadata`: it was stopped for a restore, and is to be queued again."""
 ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
 
-Row = Restore | Verification
+Row = Restore | Verification | Repair
 
 
 class Kind(StrEnum):
     RESTORE = "restore"
     VERIFICATION = "verification"
+    REPAIR = "repair"
+
+    @property
+    def queue(self) -> QueueName:
+        """Repairs have a queue of their own: a restore must not wait for a backup to be copied."""
+        return QueueName.REPAIR if self is Kind.REPAIR else QueueName.RESTORE
 
 
 @dataclass(frozen=True)
 class WorkClaim:
-    """A restore or verification that is ours to carry out, with everything that the runner must know."""
+    """Work that is ours to carry out, with everything that the runner must know."""
 
     kind: Kind
     work_id: uuid.UUID
     attempt: int
     row: Row
     execution: BackupExecution
-    storage: StorageLocation
+    storages: tuple[StorageLocation, ...]
+    """Those that hold the backup; of a repair, the one that is to get it, and then those that hold it."""
     target: Datasource | None
     """Of a restore: where it goes."""
+
+    @property
+    def storage(self) -> StorageLocation:
+        return self.storages[0]
 
 
 class Work:
@@ -126,8 +161,35 @@ class Work:
         await self._enqueue_or_take_back(row)
         return row
 
+    async def start_repairs(self, execution_id: uuid.UUID) -> list[Repair]:
+        """Queues a repair for every storage location that is behind and has none.
+
+        Raises NotFoundError, ConflictError (no backup, nothing behind, all being repaired), QueueUnavailableError.
+        """
+        await self._context.queues.ping()
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            execution = await _restorable(session, execution_id)
+            rows = await _new_repairs(session, execution, now)
+        await self._enqueue_all(rows)
+        return rows
+
+    async def repair_due(self) -> int:
+        """Queues the repairs that are due; returns how many."""
+        started = 0
+        async with self._context.db.read() as session:
+            due = await TargetRepository(session).to_repair(self._context.clock.now(), RECONCILE_BATCH)
+        for execution_id in dict.fromkeys(target.execution_id for target in due):
+            with contextlib.suppress(ConflictError, NotFoundError):  # by now it is gone, or somebody repairs it
+                started += len(await self.start_repairs(execution_id))
+        return started
+
+    async def _enqueue_all(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            await self._enqueue_or_take_back(row)
+
     async def enqueue(self, rows: Sequence[Row]) -> None:
-        """Tells the queue of rows that were committed."""
+        """Tells the queue of rows that were committed; all are of one kind."""
         jobs = [
             NewJob(
                 queue_job_id(row),
@@ -136,7 +198,8 @@ class Work:
             )
             for row in rows
         ]
-        await self._context.queues.add_many(QueueName.RESTORE, jobs)
+        if rows:
+            await self._context.queues.add_many(kind_of(rows[0]).queue, jobs)
 
     async def claim(self, kind: Kind, work_id: uuid.UUID, number: int) -> WorkClaim | None:
         """Takes what the queue pointed at; None when there is nothing to do (stale, ended, cancelled)."""
@@ -153,14 +216,14 @@ class Work:
             if execution.storage_location_id is None or execution.backup_path is None:
                 await _end(session, row, WorkStatus.FAILED, now, Failed("the backup's storage location is gone"))
                 return None
-            storage = await StorageRepository(session).get(execution.storage_location_id)
+            storages = await _storages(session, row, execution)
             target = None
             if isinstance(row, Restore):
                 target = await DatasourceRepository(session).get(row.target_datasource_id)
             attempt = row.attempt + 1
             lease = self._context.settings.lease
             await works.claim(row.id, row.attempt, worker=self._context.worker, now=now, lease=lease)
-            return WorkClaim(kind, row.id, attempt, row, execution, storage, target)
+            return WorkClaim(kind, row.id, attempt, row, execution, storages, target)
 
     async def renew(self, claim: WorkClaim) -> bool | None:
         """Extends the lease; returns whether a cancel was asked for, None when the work is no longer ours."""
@@ -183,8 +246,12 @@ class Work:
                 last = await VerificationRepository(session).newest_of(row.execution_id)
                 known = last is not None and last.ok is False
                 pending = await self._alarm(session, claim, row.errors) if row.ok is False and not known else []
+                await note_damage(session, claim.execution.id, claim.storages, result.get("targets", ()), now)
             else:
                 row.size_bytes = result["size_bytes"]
+            if isinstance(row, Repair):
+                row.details = {"parts": result["parts"], "copied": result["copied"]}
+                pending = await note_repaired(session, self._events, row, now)
             await _end(session, row, WorkStatus.COMPLETED, now)
         await self._events.dispatch(pending)
         return True
@@ -203,6 +270,8 @@ class Work:
                 return
             if not row.details.get(MADE_WAY):
                 await _end(session, row, WorkStatus.CANCELLED, now)
+                if isinstance(row, Repair):
+                    await note_unrepaired(session, row, now)
                 return
             await _requeue(works, row, now)
         with contextlib.suppress(QueueUnavailableError):  # the reconciler finds it
@@ -215,7 +284,7 @@ class Work:
             row = await repository(session, claim.kind).locked(claim.work_id)
             if not _is_ours(row, claim):
                 return
-            if isinstance(row, Verification):
+            if isinstance(row, Verification | Repair):
                 await _requeue(repository(session, claim.kind), row, now)
             else:
                 await _end(session, row, WorkStatus.FAILED, now, Failed(_INTERRUPTED.format("the service was stopped")))
@@ -229,6 +298,8 @@ class Work:
                 raise ConflictError(f"this {kind} is {row.status} already", hint="only active ones can be cancelled")
             if row.status is WorkStatus.QUEUED:
                 await _end(session, row, WorkStatus.CANCELLED, now)
+                if isinstance(row, Repair):
+                    await note_unrepaired(session, row, now)
             else:
                 row.cancel_requested, row.updated_at = True, now
                 row.details = _without_way(row)
@@ -266,11 +337,13 @@ class Work:
             for row in rows:
                 if row.cancel_requested and not row.details.get(MADE_WAY):
                     await _end(session, row, WorkStatus.CANCELLED, now)
-                elif kind is Kind.VERIFICATION and row.attempt < MAX_ATTEMPTS:
+                elif kind is not Kind.RESTORE and row.attempt < MAX_ATTEMPTS:
                     await _requeue(works, row, now)
                 else:
                     text = _INTERRUPTED if kind is Kind.RESTORE else "{}, " + f"{row.attempt} times"
                     await _end(session, row, WorkStatus.FAILED, now, Failed(text.format("its worker died")))
+                    if isinstance(row, Repair):
+                        await note_unrepaired(session, row, now)
         return len(rows)
 
     async def _enqueue_lost(self, kind: Kind) -> int:
@@ -280,7 +353,7 @@ class Work:
             async with self._context.db.read() as session:
                 before = await server_time(session, self._context.clock) - QUEUED_GRACE
                 rows = await repository(session, kind).waiting(before, after, RECONCILE_BATCH)
-            known = await self._context.queues.states(QueueName.RESTORE, [queue_job_id(row) for row in rows])
+            known = await self._context.queues.states(kind.queue, [queue_job_id(row) for row in rows])
             lost = [row for row, state in zip(rows, known, strict=True) if state not in LIVE_STATES]
             again = await self._bump(kind, lost) if lost else []
             await self.enqueue(again)
@@ -312,6 +385,8 @@ class Work:
             row = await repository(session, claim.kind).locked(claim.work_id)
             if _is_ours(row, claim):
                 await _end(session, row, status, now, failed)
+                if isinstance(row, Repair):
+                    await note_unrepaired(session, row, now)
 
     async def _alarm(self, session: AsyncSession, claim: WorkClaim, errors: Sequence[str]) -> list[Pending]:
         """A backup that is not what was written is the worst of news."""
@@ -321,7 +396,7 @@ class Work:
             severity=Severity.CRITICAL,
             entity_type=EntityType.BACKUP_JOB if claim.execution.job_id else EntityType.STORAGE_LOCATION,
             entity_id=claim.execution.job_id or claim.storage.id,
-            title=f"A backup in {claim.storage.name} is damaged",
+            title=f"A backup in {' or '.join(row.name for row in claim.storages)} is damaged",
             message=f"{claim.execution.backup_path}: {'; '.join(errors[:5])} ({len(errors)} in all)",
             metadata={"execution_id": str(claim.execution.id), "verification_id": str(claim.work_id)},
         )
@@ -336,11 +411,18 @@ def is_scheduled(row: Row) -> bool:
 
 
 def kind_of(row: Row) -> Kind:
+    if isinstance(row, Repair):
+        return Kind.REPAIR
     return Kind.RESTORE if isinstance(row, Restore) else Kind.VERIFICATION
 
 
 def repository(session: AsyncSession, kind: Kind) -> LeaseRepository[Any]:
-    return RestoreRepository(session) if kind is Kind.RESTORE else VerificationRepository(session)
+    repositories: dict[Kind, type[LeaseRepository[Any]]] = {
+        Kind.RESTORE: RestoreRepository,
+        Kind.VERIFICATION: VerificationRepository,
+        Kind.REPAIR: RepairRepository,
+    }
+    return repositories[kind](session)
 
 
 def queue_job_id(row: Row) -> str:
@@ -349,15 +431,38 @@ def queue_job_id(row: Row) -> str:
 
 
 async def _restorable(session: AsyncSession, execution_id: uuid.UUID) -> BackupExecution:
-    """Returns a completed backup, locked: until this transaction ends nobody can begin to delete it."""
+    """Returns a backup that can be restored, locked: until this transaction ends nobody can begin to delete it."""
     execution = await ExecutionRepository(session).locked(execution_id)
-    if execution.status is not ExecutionStatus.COMPLETED or execution.backup_path is None:
+    if execution.status not in HOLDS_A_BACKUP or execution.backup_path is None:
         raise ConflictError(
             f"this execution is {execution.status} and holds no backup",
             hint="choose one that is completed",
             status=execution.status.value,
         )
     return execution
+
+
+async def _new_repairs(session: AsyncSession, execution: BackupExecution, now: datetime) -> list[Repair]:
+    """Inserts a repair for every target that is behind and has none. Raises ConflictError when there is none."""
+    behind = await TargetRepository(session).of(execution.id, TargetStatus.BEHIND)
+    if not behind:
+        raise ConflictError("no storage location of this backup is behind", hint="there is nothing to repair")
+    rows = []
+    for target in behind:
+        if await RepairRepository(session).active_on(execution.id, target.storage_location_id) is None:
+            row = Repair(**_new(execution, now), storage_location_id=target.storage_location_id)
+            rows.append(await RepairRepository(session).add(row))
+    if not rows:
+        raise ConflictError("this backup is being repaired", hint="wait for it to end")
+    return rows
+
+
+async def _storages(session: AsyncSession, row: Row, execution: BackupExecution) -> tuple[StorageLocation, ...]:
+    """Returns the storage locations of a claim, in its order."""
+    holders = await TargetRepository(session).holders(execution)
+    if isinstance(row, Repair):
+        holders = [row.storage_location_id, *(place for place in holders if place != row.storage_location_id)]
+    return tuple([await StorageRepository(session).get(place) for place in holders])
 
 
 async def _check_target(session: AsyncSession, execution: BackupExecution, target: Datasource, confirm: str) -> None:

@@ -1,4 +1,4 @@
-"""The queues as data: SPEC M6, and a queue for restores and verifications."""
+"""The queues as data: SPEC M6, a queue for restores and verifications, and one for repairs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class QueueName(StrEnum):
     CLEANUP = "cleanup-queue"
     NOTIFICATION = "notification-queue"
     RESTORE = "restore-queue"
+    REPAIR = "repair-queue"
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,5 @@ SPECS: dict[QueueName, QueueSpec] = {
     QueueName.CLEANUP: QueueSpec(1, 1, keep_completed=30),
     QueueName.NOTIFICATION: QueueSpec(5, 3, keep_completed=200, backoff="exponential", backoff_ms=60_000),
     QueueName.RESTORE: QueueSpec(1, 1, keep_completed=100),
+    QueueName.REPAIR: QueueSpec(1, 1, keep_completed=100),
 }

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import uuid
 from functools import partial
+from typing import Any
 
 from dataguardian.core.backup import BackupPlan
 from dataguardian.core.context import Context
 from dataguardian.core.executions import Claim, Executions, Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.options import BackupOptions
+from dataguardian.core.spread import Spread
 from dataguardian.domain.errors import CancelledError
 from dataguardian.engines.registry import engine_document
 from dataguardian.queues.consumer import NoRetry, TryAgain
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import BackupOrder, Task
-from dataguardian.workers.running import Hold, callbacks, kept, patiently, reason
+from dataguardian.workers.running import Hold, callbacks, kept, patiently, places_of, reason
 
 
 class BackupWorker:
@@ -60,7 +62,7 @@ class BackupWorker:
                 await self._failed(claim, logbook, reason(error))
             else:
                 done = await patiently(partial(self._executions.complete, claim, result), until=self._stopping)
-                await logbook.write("info", "completed" if done else "somebody else has taken this execution over")
+                await _tell(logbook, claim, result, done=done)
 
     async def _stopped(self, claim: Claim, logbook: Logbook, *, lost: bool) -> None:
         if lost:
@@ -96,5 +98,20 @@ def _task(claim: Claim) -> tuple[Task, BackupOptions]:
         exclude=options.exclude,
         directory=claim.directory,
     )
-    storage = {"type": claim.storage.type, **claim.storage.config}
-    return Task(storage=storage, engine=engine, backup=BackupOrder(plan=plan, earlier=claim.earlier)), options
+    order = BackupOrder(
+        plan=plan,
+        earlier=claim.earlier,
+        strategy=options.storage_strategy,
+        lag_seconds=options.storage_lag_seconds,
+    )
+    return Task(**places_of(claim.storages), engine=engine, backup=order), options
+
+
+async def _tell(logbook: Logbook, claim: Claim, result: dict[str, Any], *, done: bool) -> None:
+    if not done:
+        await logbook.write("info", "somebody else has taken this execution over")
+        return
+    spread = Spread.of(claim.storages, result)
+    for trouble in spread.troubles:
+        await logbook.write("warning", trouble)
+    await logbook.write("info", f"{spread.status}, stored in {spread.where}")

@@ -27,9 +27,11 @@ class Crew:
     def __init__(self, services: Services) -> None:
         self._stopping = asyncio.Event()
         context = services.context
+        work = RestoreWorker(context, services.work, self._stopping)
         processors: dict[QueueName, Processor] = {
             QueueName.BACKUP: BackupWorker(context, services.executions, self._stopping).process,
-            QueueName.RESTORE: RestoreWorker(context, services.work, self._stopping).process,
+            QueueName.RESTORE: work.process,
+            QueueName.REPAIR: work.process,
             QueueName.HEALTH: HealthWorker(services.health).process,
             QueueName.CLEANUP: CleanupWorker(services.cleanup, self._stopping).process,
             QueueName.NOTIFICATION: NotificationWorker(services.delivery).process,
@@ -77,6 +79,7 @@ def scheduler_loops(services: Services) -> list[Loop]:
     """What the scheduler's role runs. Several schedulers may run at once."""
     return [
         Loop("due jobs", TICK_SECONDS, services.scheduler.tick, on_the_minute=True),
+        Loop("storage locations that are behind", TICK_SECONDS, services.work.repair_due),
         *health_loops(services.health),
         *cleanup_loops(services.cleanup),
         Loop("weekly sample", SAMPLE_SECONDS, services.sampling.tick, on_the_minute=True),

@@ -1,4 +1,7 @@
-"""Carries out restores and verifications: claims one, runs it in a child process, keeps its lease, records the end."""
+"""Carries out restores, verifications and repairs.
+
+It claims one, runs it in a child process, keeps its lease, and records the end.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,20 @@ from dataguardian.core.context import Context
 from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.work import Kind, Work, WorkClaim
-from dataguardian.db.models import Verification
+from dataguardian.db.models import Repair, Verification
 from dataguardian.domain.errors import CancelledError
 from dataguardian.queues.consumer import NoRetry
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
-from dataguardian.runner.protocol import RestoreOrder, Task, VerifyOrder
-from dataguardian.workers.running import Hold, callbacks, kept, patiently, reason
+from dataguardian.runner.protocol import RepairOrder, RestoreOrder, Task, VerifyOrder
+from dataguardian.workers.running import Hold, callbacks, kept, patiently, places_of, reason
 
 
 class RestoreWorker:
-    """`process` is the restore queue's processor. `stopping` is set at a shutdown, when the time to finish is over."""
+    """`process` is the processor of the restore queue and of the repair queue.
+
+    `stopping` is set at a shutdown, when the time to finish is over.
+    """
 
     def __init__(self, context: Context, work: Work, stopping: asyncio.Event) -> None:
         self._context = context
@@ -74,12 +80,19 @@ class RestoreWorker:
 
 def _task(claim: WorkClaim) -> Task:
     """Builds the runner's task."""
-    directory = str(claim.execution.backup_path)
-    storage = {"type": claim.storage.type, **claim.storage.config}
+    directory, checksum = str(claim.execution.backup_path), claim.execution.checksum
+    places = places_of(claim.storages)
     if isinstance(claim.row, Verification):
-        return Task(storage=storage, verify=VerifyOrder(directory=directory, deep=claim.row.deep))
+        return Task(**places, verify=VerifyOrder(directory=directory, deep=claim.row.deep))
+    if isinstance(claim.row, Repair):
+        return Task(**places, repair=RepairOrder(directory=directory, checksum=checksum))
     if claim.target is None:
         raise ValueError("a restore without a target")
-    order = RestoreOrder(directory=directory, drop_existing=claim.row.drop_existing, streams=tuple(claim.row.streams))
+    order = RestoreOrder(
+        directory=directory,
+        checksum=checksum,
+        drop_existing=claim.row.drop_existing,
+        streams=tuple(claim.row.streams),
+    )
     engine = {"type": claim.target.type, **claim.target.connection_config}
-    return Task(storage=storage, engine=engine, restore=order)
+    return Task(**places, engine=engine, restore=order)

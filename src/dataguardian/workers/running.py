@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import structlog
 from dataguardian.core.context import Context
 from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
+from dataguardian.db.models import StorageLocation
 from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, DiskFullError, is_transient
 from dataguardian.runner.parent import (
     Callbacks,
@@ -24,6 +25,7 @@ from dataguardian.runner.parent import (
     RunStalledError,
     RunTimedOutError,
 )
+from dataguardian.runner.protocol import Place
 
 PATIENCE_SECONDS = 1.0
 _LIMITS = (RunTimedOutError, RunStalledError)
@@ -129,6 +131,12 @@ def callbacks(context: Context, hold: Hold, logbook: Logbook, cancelled: asyncio
             return False
 
     return Callbacks(progress, log, confirm)
+
+
+def places_of(storages: Sequence[StorageLocation]) -> dict[str, Any]:
+    """Returns the members of a Task that say where to, or where from."""
+    first, *others = [Place(name=row.name, config={"type": row.type, **row.config}) for row in storages]
+    return {"storage": first.config, "storage_name": first.name, "others": tuple(others)}
 
 
 def reason(error: Exception) -> Failed:

@@ -17,8 +17,10 @@ from dataguardian.api.schemas.executions import (
     ExecutionDetail,
     ExecutionOut,
     LogOut,
+    RepairsStarted,
     RestoreIn,
     RestoreStarted,
+    TargetOut,
     VerificationStarted,
     VerifyIn,
 )
@@ -49,7 +51,9 @@ async def list_executions(
 async def get_execution(services: Given, execution_id: Id) -> ExecutionDetail:
     row = await services.history.execution(execution_id)
     last = await services.history.last_verifications([row])
-    return ExecutionDetail.of(row, last.get(row.id), progress=await services.history.progress(row))
+    targets = [TargetOut.of(target) for target in await services.history.targets(row)]
+    progress = await services.history.progress(row)
+    return ExecutionDetail.of(row, last.get(row.id), progress=progress, targets=targets)
 
 
 @router.delete("/{execution_id}", status_code=204, responses=documented(404, 409, 413, 415, 422))
@@ -94,6 +98,13 @@ async def verify_execution(services: Given, execution_id: Id, body: VerifyIn | N
     """Checks a completed backup where it lies. Damage that is found is told as a critical notification."""
     row = await services.work.start_verification(execution_id, deep=body.deep if body else False)
     return VerificationStarted(verification_id=row.id)
+
+
+@router.post("/{execution_id}/repair", status_code=202, responses=documented(404, 409, 413, 415, 422))
+async def repair_execution(services: Given, execution_id: Id) -> RepairsStarted:
+    """Copies a partial backup now to the storage locations that are behind. The service does it by itself, too."""
+    rows = await services.work.start_repairs(execution_id)
+    return RepairsStarted(execution_id=execution_id, repair_ids=[row.id for row in rows])
 
 
 @router.get("/{execution_id}/logs", responses=documented(404, 422))

@@ -1,4 +1,4 @@
-"""Restores and verifications. They have the same routes; only what a row shows differs."""
+"""Restores, verifications and repairs. They have the same routes; only what a row shows differs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, Output, listing, shown
 from dataguardian.api.schemas.executions import (
     LogOut,
+    RepairDetail,
+    RepairOut,
     RestoreDetail,
     RestoreOut,
     VerificationDetail,
@@ -27,7 +29,7 @@ from dataguardian.domain.states import WorkStatus
 
 
 def work_router(kind: Kind, show: Callable[[Any], Output], out: type[Output], detail: type[Output]) -> APIRouter:
-    """Returns the routes of `/api/restores` or `/api/verifications`; `out` and `detail` are what a row shows."""
+    """Returns the routes of a kind, such as `/api/restores`; `out` and `detail` are what a row shows."""
     router = APIRouter(prefix=f"/api/{kind}s", tags=[f"{kind}s"], route_class=PatientRoute)
 
     @router.get("", name=f"list_{kind}s", response_model=Listing.__class_getitem__(out), responses=documented(422))
@@ -80,3 +82,4 @@ def work_router(kind: Kind, show: Callable[[Any], Output], out: type[Output], de
 
 restores = work_router(Kind.RESTORE, RestoreOut.of, RestoreOut, RestoreDetail)
 verifications = work_router(Kind.VERIFICATION, VerificationOut.of, VerificationOut, VerificationDetail)
+repairs = work_router(Kind.REPAIR, RepairOut.of, RepairOut, RepairDetail)

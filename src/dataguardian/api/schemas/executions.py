@@ -1,4 +1,4 @@
-"""Bodies of /api/executions, /api/restores and /api/verifications."""
+"""Bodies of /api/executions, /api/restores, /api/verifications and /api/repairs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Output, example, shown
-from dataguardian.db.models import BackupExecution, ExecutionLog, Restore, Verification
+from dataguardian.db.models import BackupExecution, ExecutionLog, ExecutionTarget, Repair, Restore, Verification
 from dataguardian.db.repositories.samples import LastVerification
-from dataguardian.domain.states import ExecutionStatus, Trigger, WorkStatus
+from dataguardian.domain.states import ExecutionStatus, TargetStatus, Trigger, WorkStatus
 
 
 class ExecutionOut(Output):
@@ -49,7 +49,24 @@ class ExecutionOut(Output):
         return shown(cls, row, last_verified_at=at, last_verification_ok=ok, **instead)
 
 
+class TargetOut(Output):
+    """What one storage location holds of a backup. `behind`: it must hold it, and a repair will copy it there."""
+
+    storage_location_id: uuid.UUID
+    status: TargetStatus
+    error: Annotated[str | None, Field(description="What went wrong, for programs")]
+    error_message: str | None
+    size_bytes: Annotated[int | None, Field(description="What the backup takes there, once it is stored")]
+    failed_repairs: int
+    next_repair_at: Moment | None
+
+    @classmethod
+    def of(cls, row: ExecutionTarget) -> Self:
+        return shown(cls, row)
+
+
 class ExecutionDetail(ExecutionOut):
+    targets: Annotated[list[TargetOut], Field(description="In the job's order; empty for one that never began")]
     progress: Annotated[JsonObject | None, Field(description="What running work says of itself; null when unknown")]
 
 
@@ -63,6 +80,13 @@ class RestoreStarted(Output):
     """Taken into the queue."""
 
     restore_id: uuid.UUID
+
+
+class RepairsStarted(Output):
+    """Taken into the queue: one repair for every storage location that is behind."""
+
+    execution_id: uuid.UUID
+    repair_ids: list[uuid.UUID]
 
 
 class VerificationStarted(Output):
@@ -96,7 +120,7 @@ class VerifyIn(Input):
 
 
 class WorkOut(Output):
-    """What restores and verifications have in common."""
+    """What restores, verifications and repairs have in common."""
 
     id: uuid.UUID
     execution_id: uuid.UUID
@@ -132,6 +156,20 @@ class VerificationOut(WorkOut):
     @classmethod
     def of(cls, row: Verification) -> Self:
         return shown(cls, row)
+
+
+class RepairOut(WorkOut):
+    """`size_bytes` is what had to be copied; `metadata` counts parts."""
+
+    storage_location_id: Annotated[uuid.UUID, Field(description="Where the backup is copied to")]
+
+    @classmethod
+    def of(cls, row: Repair) -> Self:
+        return shown(cls, row)
+
+
+class RepairDetail(RepairOut):
+    progress: JsonObject | None
 
 
 class RestoreDetail(RestoreOut):

@@ -19,6 +19,7 @@ from dataguardian.db.models import (
     ExecutionLog,
     HealthCheck,
     NotificationRow,
+    Repair,
     Restore,
     StorageLocation,
     Verification,
@@ -109,8 +110,8 @@ class Lists:
 
     async def works(
         self, works: WorkRepository[Any], filters: Filters, page: int, limit: int
-    ) -> Page[Restore | Verification]:
-        """Returns restores or verifications; what is about a backup narrows to those of such backups."""
+    ) -> Page[Restore | Verification | Repair]:
+        """Returns restores, verifications or repairs; what is about a backup narrows to those of such backups."""
         model = works.model
         where = [*_equal(model, execution_id=filters.execution_id, status=filters.status)]
         where += _between(model.created_at, filters.since, filters.until)

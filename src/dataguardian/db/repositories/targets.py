@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select, text, update
 
 from dataguardian.db.models import BackupExecution, ExecutionTarget, Repair
 from dataguardian.db.repositories.base import Repository
@@ -44,9 +44,9 @@ class TargetRepository(Repository[ExecutionTarget]):
 
     async def places(self, row: BackupExecution) -> list[uuid.UUID]:
         """Returns the storage locations where something of an execution's directory may lie."""
-        held = [target.storage_location_id for target in await self.of(row.id, *HOLDING)]
+        targets = await self.of(row.id)
         own = [row.storage_location_id] if row.storage_location_id is not None else []
-        return held or own
+        return [target.storage_location_id for target in targets if target.status in HOLDING] if targets else own
 
     async def replace(self, execution_id: uuid.UUID, storage_ids: Sequence[uuid.UUID], now: datetime) -> None:
         """Makes these the targets of an attempt that begins; a single one needs no rows."""
@@ -58,14 +58,27 @@ class TargetRepository(Repository[ExecutionTarget]):
             )
         await self.session.flush()
 
-    async def forget(self, execution_id: uuid.UUID, storage_location_id: uuid.UUID) -> None:
-        """Takes note that nothing is left of an execution in a storage location."""
-        await self.changed(
-            delete(ExecutionTarget).where(
-                ExecutionTarget.execution_id == execution_id,
-                ExecutionTarget.storage_location_id == storage_location_id,
-            )
+    async def add_copy(self, row: BackupExecution, found_in: uuid.UUID, now: datetime) -> None:
+        """Records that a storage location beside its own holds a backup. One that is behind stays so until a repair."""
+        targets = {target.storage_location_id: target for target in await self.of(row.id)}
+        for place in (row.storage_location_id, found_in):
+            target = targets.get(place) if place is not None else None
+            if target is not None and target.status is not TargetStatus.UNUSED:
+                continue
+            if target is None and place is not None:
+                position = max((other.position for other in targets.values()), default=-1) + 1
+                target = targets[place] = new_target(row.id, place, position, TargetStatus.STORED, now)
+                self.session.add(target)
+            if target is not None:
+                target.status, target.size_bytes = TargetStatus.STORED, row.compressed_size_bytes
+        await self.session.flush()
+
+    async def note_emptied(self, row: BackupExecution, emptied: uuid.UUID) -> None:
+        """Takes note that nothing is left of a backup in a storage location: it is unused from now on."""
+        statement = update(ExecutionTarget).where(
+            ExecutionTarget.execution_id == row.id, ExecutionTarget.storage_location_id == emptied
         )
+        await self.changed(statement.values(status=TargetStatus.UNUSED, size_bytes=None, next_repair_at=None))
 
     async def to_repair(self, now: datetime, limit: int) -> Sequence[ExecutionTarget]:
         """Returns targets of backups that are behind and due for a repair, unless one is queued or running."""
