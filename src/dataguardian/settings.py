@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,8 @@ from dataguardian.domain.errors import UsageError
 DEFAULT_PORT = 8484
 DEFAULT_LEASE_SECONDS = 60.0
 MIN_LEASE_SECONDS = 2.0
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Reads DATABASE_URL, REDIS_URL and DATAGUARDIAN_*; raises UsageError that names the variable."""
         given = os.environ if environment is None else environment
+        notifier_networks(given)  # what is wrong with it is said at once, not by the first message
 
         def text(name: str, default: str) -> str:
             return given.get(f"DATAGUARDIAN_{name}") or default
@@ -78,6 +82,18 @@ class Settings:
     def catalogue_path(self) -> Path:
         """Where the embedded catalogue lies."""
         return self.home / "catalogue.db"
+
+
+def notifier_networks(environment: Mapping[str, str] | None = None) -> tuple[Network, ...]:
+    """Returns the networks of this machine and its link that messages may go to; raises UsageError when one is none."""
+    given = os.environ if environment is None else environment
+    texts = given.get("DATAGUARDIAN_NOTIFIER_NETWORKS", "").replace(",", " ").split()
+    try:
+        return tuple(ip_network(text) for text in texts)
+    except ValueError as error:
+        raise UsageError(
+            f"DATAGUARDIAN_NOTIFIER_NETWORKS holds what is no network: {error}", hint="such as 127.0.0.0/8,::1"
+        ) from error
 
 
 def _number(name: str, text: str) -> float:

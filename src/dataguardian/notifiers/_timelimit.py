@@ -36,10 +36,14 @@ class TimeLimit:
             raise TimeoutError(f"no end within {self._seconds:g} seconds")
         return left
 
-    def connect(self, host: str, port: int) -> socket.socket:
-        """Opens a TCP connection to the first address that answers; raises OSError."""
+    def connect(self, host: str, port: int, *, refuse: Callable[[object], None] = lambda _: None) -> socket.socket:
+        """Opens a TCP connection to the first address that answers; raises OSError.
+
+        `refuse` gets the very address that is connected to, in numbers, and raises what it has against it.
+        """
         failed: OSError = OSError(f"{host} has no address")
         for family, kind, protocol, _, address in _addresses(host, port):
+            refuse(address[0])
             try:
                 return self._open(socket.socket(family, kind, protocol), address)
             except OSError as error:

@@ -25,6 +25,7 @@ from dataguardian.domain.errors import NotifierRejectedError, NotifierTransientE
 from dataguardian.domain.notifications import Notification
 from dataguardian.domain.states import Severity
 from dataguardian.domain.urls import Url
+from dataguardian.notifiers._targets import forbidden
 from dataguardian.notifiers.base import Notifier, NotifierAdapter, NotifierConfig
 
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
@@ -64,10 +65,13 @@ class AppriseConfig(NotifierConfig):
 
 
 class Outcome(BaseModel):
-    """What the child found: positions in `urls` of those that Apprise did not understand, and that failed."""
+    """What the child found: positions in `urls` of those that Apprise did not understand, that failed, and that lead
+    to where messages may not go.
+    """
 
     unknown: list[int]
     failed: list[int]
+    refused: list[int]
 
 
 class AppriseNotifier(Notifier):
@@ -81,6 +85,8 @@ class AppriseNotifier(Notifier):
                 f"{self._named(outcome.failed)} did not take the message",
                 hint="check address and token of the service: python -m apprise -vv -b test <URL> tells more",
             )
+        if outcome.refused:
+            raise forbidden(self._named(outcome.refused))
         if outcome.unknown:
             raise NotifierRejectedError(
                 f"Apprise does not understand {self._named(outcome.unknown)}",

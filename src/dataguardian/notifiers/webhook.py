@@ -1,7 +1,7 @@
 """A web hook: each notification is one POST of JSON, signed when a secret is set (docs/notifications.md).
 
 The answer's status decides and its body is not read. Redirects are refused, so that a message goes where it was
-configured to go and nowhere else.
+configured to go and nowhere else; nor does it go to this machine or a metadata service (`_targets`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataguardian.domain.errors import NotifierError, NotifierRejectedError, Not
 from dataguardian.domain.notifications import Notification
 from dataguardian.domain.urls import Url
 from dataguardian.notifiers._network import network_error, tls_context
+from dataguardian.notifiers._targets import ForbiddenTargetError, forbidden, refuse_forbidden
 from dataguardian.notifiers._timelimit import TimeLimit, within
 from dataguardian.notifiers.base import Notifier, NotifierAdapter, NotifierConfig
 
@@ -124,6 +125,8 @@ class WebhookNotifier(Notifier):
         except http.client.HTTPException as error:
             # Not chained: what came instead of an answer may repeat the request, address and headers included.
             raise self._no_answer(error) from None
+        except ForbiddenTargetError as error:
+            raise forbidden(self._where) from error
         except OSError as error:
             raise network_error(error, self._where) from error
         if not 200 <= status < 300:  # noqa: PLR2004 -- the class of success
@@ -181,7 +184,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(parts.hostname or "", parts.port or self.default_port)
 
     def connect(self) -> None:
-        self.sock = self._limit.connect(self.host, self.port)
+        self.sock = self._limit.connect(self.host, self.port, refuse=refuse_forbidden)
         if self._secured:
             context = tls_context(verify=self._config.verify_tls, ca_file=self._config.ca_file)
             self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
