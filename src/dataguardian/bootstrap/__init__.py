@@ -39,6 +39,10 @@ class Datasource:
     type: str
     address: str
 
+    def fresh_engine(self) -> Engine:
+        """Returns another engine on the same source, for a dump that must begin anew."""
+        return build_engine(self.config)
+
 
 @dataclass(frozen=True)
 class StorageLocation:

@@ -22,6 +22,7 @@ from dataguardian.cli.job import job
 from dataguardian.cli.list import list_
 from dataguardian.cli.notification import notification
 from dataguardian.cli.queues import queues
+from dataguardian.cli.repair import repair
 from dataguardian.cli.restore import restore
 from dataguardian.cli.scrub import scrub
 from dataguardian.cli.setting import setting
@@ -47,6 +48,7 @@ app.command()(backup)
 app.command("list")(list_)
 app.command()(verify)
 app.command()(restore)
+app.command()(repair)
 app.command()(doctor)
 
 _SERVICE = "The service"

@@ -102,6 +102,9 @@ def _do(client: Client, change: Change, created: dict[tuple[str, str], str]) -> 
         client.delete(noun.of(str(change.row_id)))
         return {}
     parties = {field: created[name, party_noun(field)] for field, name in change.parties.items()}
+    if change.targets:
+        ids = [known or created[name, party_noun("storage_location_id")] for name, known in change.targets.items()]
+        change.fields["backup_options"] = change.fields.get("backup_options", {}) | {"storage_targets": ids}
     if change.action == "create":
         return client.post(noun.path, {"name": change.name, **change.fields, **parties})
     touched = {difference.field.partition(".")[0] for difference in change.differences}

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from dataguardian.cli import output
 from dataguardian.cli.options import Json, PasswordFile, password_from
 from dataguardian.cli.signals import STOP, stoppable
+from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.domain.sizes import format_size, parse_size
+from dataguardian.domain.states import Strategy
 
 if TYPE_CHECKING:
+    from dataguardian.bootstrap import StorageLocation
+    from dataguardian.core.backup import BackupResult
+    from dataguardian.core.targets import TargetOutcome
     from dataguardian.domain.artifact import Manifest
+
+    Spread: TypeAlias = Sequence[tuple[StorageLocation, TargetOutcome]]
 
 Source = Annotated[
     str,
@@ -44,17 +52,26 @@ def backup(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Not what matches (files). May be repeated.")
     ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="STORAGE", help="A further storage. May be repeated.")
+    ] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="With --also: identical bytes to all of them, or to the first one that takes the backup."),
+    ] = Strategy.REPLICATE,
     password_file: PasswordFile = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Back up a database or a folder."""
     from dataguardian import bootstrap
     from dataguardian.cli.progress import watch
-    from dataguardian.core.backup import run_backup
+    from dataguardian.core.strategies import back_up
+    from dataguardian.core.targets import Target
 
     part_size_bytes = parse_size(part_size)
     datasource = bootstrap.open_datasource(source, password=password_from(password_file))
-    location = bootstrap.open_storage(storage, sleep=STOP.sleep)
+    locations = [bootstrap.open_storage(address, sleep=STOP.sleep) for address in (storage, *(also or ()))]
+    _refuse_twins(locations)
     plan = bootstrap.plan_backup(
         datasource,
         name=name,
@@ -66,15 +83,46 @@ def backup(
     )
     with stoppable("nothing of this backup was left in the storage"):
         with watch("backing up", quiet=json, cumulative=True) as progress:
-            result = run_backup(
-                plan, datasource.engine, location.storage, report=progress.report, before_publish=STOP.commit
+            result = back_up(
+                plan,
+                datasource.fresh_engine,
+                [Target(location.address, location.storage) for location in locations],
+                strategy,
+                report=progress.report,
+                before_publish=STOP.commit,
+                tell=output.warn,
             )
         STOP.finish()
-    address = location.address_of(result.directory)
+    spread = list(zip(locations, result.targets, strict=True))
+    address = next(location.address_of(result.directory) for location, target in spread if target.status == "stored")
+    partial = any(target.status == "behind" for target in result.targets)
     if json:
-        output.show_json(backup_document(address, result.manifest))
+        document = backup_document(address, result.manifest)
+        output.show_json(document if not also else document | _targets_document(result, spread, partial=partial))
     else:
-        _show_result(address, result.manifest)
+        _show_result(address, result, spread, partial=partial)
+    return DataGuardianError.exit_code if partial else 0
+
+
+def _refuse_twins(locations: Sequence[StorageLocation]) -> None:
+    addresses = [location.address for location in locations]
+    if len(set(addresses)) != len(addresses):
+        raise UsageError("a storage is named twice", hint="--also is for further ones")
+
+
+def _targets_document(result: BackupResult, spread: Spread, *, partial: bool) -> dict[str, object]:
+    return {
+        "status": "partial" if partial else "completed",
+        "targets": [
+            {
+                "storage": location.address,
+                "status": target.status.value,
+                "backup": location.address_of(result.directory) if target.status == "stored" else None,
+                "error": target.message or None,
+            }
+            for location, target in spread
+        ],
+    }
 
 
 def backup_document(address: str, manifest: Manifest) -> dict[str, object]:
@@ -101,25 +149,31 @@ def stored_text(manifest: Manifest) -> str:
     return f"{format_size(stored_bytes)} in {parts}, {manifest.compression}{ratio}"
 
 
-def _show_result(address: str, manifest: Manifest) -> None:
+def _show_result(address: str, result: BackupResult, spread: Spread, *, partial: bool) -> None:
+    manifest = result.manifest
     rate = format_size(manifest.size_bytes / max(manifest.duration_seconds, 0.001))
+    copies = [location for location, target in spread if target.status == "stored"][1:]
     output.show_fields(
-        f"backup of {manifest.name} is complete",
+        f"backup of {manifest.name} is {'PARTIAL' if partial else 'complete'}",
         {
             "backup": address,
+            **{f"also {n}": copy.address_of(result.directory) for n, copy in enumerate(copies, start=1)},
             "size": format_size(manifest.size_bytes),
             "stored": stored_text(manifest),
             "checksum": manifest.checksum,
             "duration": f"{manifest.duration_seconds:.1f} s ({rate}/s)",
         },
+        style="bold red" if partial else "bold green",
     )
+    behind = [(location, target) for location, target in spread if target.status == "behind"]
+    for location, target in behind:
+        output.warn(f"{location.address} does not hold it: {target.message}")
     for warning in manifest.warnings:
         output.warn(warning)
-    output.show_fields(
-        "next",
-        {
-            "verify": f"dataguardian verify --deep {shlex.quote(address)}",
-            "restore": f"dataguardian restore {shlex.quote(address)} TARGET",
-        },
-        style="bold",
-    )
+    next_steps = {
+        "verify": f"dataguardian verify --deep {shlex.quote(address)}",
+        "restore": f"dataguardian restore {shlex.quote(address)} TARGET",
+    }
+    if behind:
+        next_steps["repair"] = f"dataguardian repair {shlex.quote(address)} {shlex.quote(behind[0][0].address)}"
+    output.show_fields("next", next_steps, style="bold")

@@ -13,6 +13,8 @@ from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.registry import Registry
 
 SETTINGS = "settings"
+TARGETS = "storage_targets"
+"""Among a job's backup_options: names here, ids in the API."""
 VERSION = 1
 
 
@@ -166,6 +168,9 @@ def _job_fields(file: YamlFile, spot: Spot, body: dict[str, Any]) -> dict[str, A
     for key in ("retention_policy", "backup_options"):
         if not isinstance(body.get(key), dict | None):
             raise UsageError(f"{key} is no mapping")
+    targets = (body.get("backup_options") or {}).get(TARGETS)
+    if targets is not None and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
+        raise UsageError(f"{TARGETS} is no list of names of storage locations")
     if "datasource" in body and body["datasource"] is None:
         raise UsageError(f"line {file.line((*spot, 'datasource'))}: a job needs a datasource")
     return body

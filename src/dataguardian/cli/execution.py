@@ -17,6 +17,7 @@ from dataguardian.cli.things import (
     DATASOURCE,
     EXECUTION,
     JOB,
+    REPAIR,
     RESTORE,
     STORAGE,
     VERIFICATION,
@@ -33,7 +34,7 @@ execution = group("Backups, and runs that did not become one.")
 FOLLOW_SECONDS = 1.0
 LOG_PAGE = 100
 
-_KINDS = (EXECUTION, RESTORE, VERIFICATION)
+_KINDS = (EXECUTION, RESTORE, VERIFICATION, REPAIR)
 _ENDED_WELL = "completed"
 _ACTIVE = {"queued", "running", "deleting"}
 
@@ -86,7 +87,7 @@ def show(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> Non
 
 @execution.command()
 def cancel(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
-    """Stop a backup, a restore or a verification that is queued or running."""
+    """Stop a backup, a restore, a verification or a repair that is queued or running."""
     with connect(url) as client:
         noun, row = _any_work(client, execution_id)
         told = client.post(noun.of(row["id"]) + "/cancel")
@@ -105,7 +106,7 @@ def logs(
     url: ServiceUrl = None,
     json: Json = False,
 ) -> None:
-    """Show the log of an execution, a restore or a verification."""
+    """Show the log of an execution, a restore, a verification or a repair."""
     with connect(url) as client:
         noun, row = _any_work(client, execution_id)
         if json:
@@ -171,6 +172,22 @@ def restore(
             return 0
         ended = wait_for(client, RESTORE, work_id, "restoring", quiet=json, cumulative=False)
     return show_outcome(ended, f"restore into {target['name']}", as_json=json)
+
+
+@execution.command()
+def repair(execution_id: Id, *, wait: Wait = False, url: ServiceUrl = None, json: Json = False) -> int:
+    """Copy a partial backup now to the storage locations that are behind; the service does it by itself, too."""
+    with connect(url) as client:
+        row = by_id(client, EXECUTION, execution_id)
+        started = client.post(EXECUTION.of(row["id"]) + "/repair")
+        if not wait:
+            _tell_started(started, "repair", " ".join(started["repair_ids"]), as_json=json)
+            return 0
+        codes = []
+        for work_id in started["repair_ids"]:
+            ended = wait_for(client, REPAIR, work_id, "repairing", quiet=json, cumulative=False)
+            codes.append(show_outcome(ended, "repair", as_json=json))
+    return max(codes)
 
 
 @execution.command()
@@ -253,7 +270,7 @@ def _typed_name(row: Document, target: Document, *, drop_existing: bool) -> str:
 
 
 def _any_work(client: Client, reference: str) -> tuple[Noun, Document]:
-    """Returns the execution, restore or verification of that id, or beginning of one."""
+    """Returns the execution, restore, verification or repair of that id, or beginning of one."""
     first: DataGuardianError | None = None
     for noun in _KINDS:
         try:
@@ -376,3 +393,16 @@ def _show(client: Client, row: Document) -> None:
         "error": row["error_message"],
     }
     output.show_fields("execution", {key: value for key, value in given.items() if value is not None}, style="bold")
+    targets = row.get("targets") or []
+    if len(targets) > 1:
+        fields = {
+            storages.get(target["storage_location_id"], target["storage_location_id"]): _target_words(target)
+            for target in targets
+        }
+        output.show_fields("storage locations", fields, style="bold")
+
+
+def _target_words(target: Document) -> str:
+    reason = f": {target['error_message']}" if target["error_message"] else ""
+    again = f", repaired {look.when(target['next_repair_at'])}" if target["next_repair_at"] else ""
+    return f"{target['status']}{again}{reason}"

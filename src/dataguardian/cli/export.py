@@ -53,6 +53,7 @@ def _document(there: Any) -> Document:  # noqa: ANN401 -- Known, imported late
     variables = _Variables()
     jobs = {name: row for name, row in there.rows[JOBS.name].items() if name not in own[JOBS.name]}
     used = {row["storage_location_id"] for row in jobs.values()}
+    used |= {target for row in jobs.values() for target in row["backup_options"].get("storage_targets") or ()}
     sources = {name: row for name, row in there.rows[DATASOURCES.name].items() if name not in own[DATASOURCES.name]}
     storages = {
         name: row
@@ -94,6 +95,8 @@ def _job(row: Document, there: Any) -> Document:  # noqa: ANN401 -- as above
     entry |= {} if row["enabled"] else {"enabled": False}
     entry["retention_policy"] = row["retention_policy"]
     options = {key: value for key, value in row["backup_options"].items() if value not in (None, [])}
+    if "storage_targets" in options:
+        options["storage_targets"] = [there.name_of(target) for target in options["storage_targets"]]
     entry["backup_options"] = options
     return {key: _escaped(value) for key, value in entry.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, STORAGE, named, 
 from dataguardian.cli.waiting import wait_for
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.sizes import MIB, parse_size
+from dataguardian.domain.states import Strategy
 
 job = group("Backup jobs: what is backed up to where, when, and for how long it is kept.")
 
@@ -65,6 +67,24 @@ Stall = Annotated[
         "--stall-minutes", metavar="MINUTES", min=0, help="End a run without progress for so long (60); 0: never."
     ),
 ]
+Also = Annotated[
+    list[str] | None,
+    typer.Option("--also", metavar="STORAGE", help="A further storage location. May be repeated; '' for none."),
+]
+OfStrategy = Annotated[
+    Strategy | None,
+    typer.Option(
+        "--strategy",
+        help="With --also: every backup to all of them (replicate), or to the first one that takes it (fallback).",
+        show_default=False,
+    ),
+]
+Lag = Annotated[
+    float | None,
+    typer.Option(
+        "--lag-seconds", metavar="SECONDS", min=0.1, help="Leave a storage behind that lags so much behind others (60)."
+    ),
+]
 Enabled = Annotated[
     bool | None, typer.Option("--enable/--disable", help="Whether its schedule counts.", show_default=False)
 ]
@@ -90,6 +110,9 @@ def add(
     exclude: Exclude = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
+    also: Also = None,
+    strategy: OfStrategy = None,
+    lag_seconds: Lag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
     json: Json = False,
@@ -112,6 +135,7 @@ def add(
         stall_minutes=stall_minutes,
     )
     with connect(url) as client:
+        options |= _targets(client, also, strategy, lag_seconds)
         body = {"name": name, "retention_policy": policy, "backup_options": options, "enabled": enabled is not False}
         body |= _parties(client, datasource, storage) | _schedule(cron, timezone)
         made = client.post(JOB.path, body)
@@ -141,6 +165,9 @@ def edit(
     exclude: Exclude = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
+    also: Also = None,
+    strategy: OfStrategy = None,
+    lag_seconds: Lag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
     json: Json = False,
@@ -163,6 +190,7 @@ def edit(
         stall_minutes=stall_minutes,
     )
     with connect(url) as client:
+        options |= _targets(client, also, strategy, lag_seconds)
         row = named(client, JOB, name)
         simple = {
             "name": rename,
@@ -296,6 +324,16 @@ def _options(
     return {key: value for key, value in given.items() if value is not None}
 
 
+def _targets(client: Client, also: list[str] | None, strategy: Strategy | None, lag_seconds: float | None) -> Document:
+    chosen = None if also is None else [named(client, STORAGE, name)["id"] for name in also if name]
+    given = {
+        "storage_targets": chosen,
+        "storage_strategy": strategy.value if strategy else None,
+        "storage_lag_seconds": lag_seconds,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def _whole_mb(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes % MIB:
@@ -344,13 +382,29 @@ def _storage_name(row: Document, storages: dict[str, str]) -> str:
     return storages.get(row["storage_location_id"], look.NOTHING) if row["storage_location_id"] else DEFAULT_STORAGE
 
 
+def _storage_names(row: Document, storages: dict[str, str]) -> str:
+    """Returns `nas`, `nas + offsite`, or `nas, else offsite`."""
+    options = row["backup_options"]
+    between = ", else " if options.get("storage_strategy") == Strategy.FALLBACK else " + "
+    further = [storages.get(target, look.NOTHING) for target in options.get("storage_targets") or ()]
+    return between.join([_storage_name(row, storages), *further])
+
+
+def _shown_options(options: Document) -> Iterator[tuple[str, Any]]:
+    """Yields what is set; what is about several storage locations only when there are some."""
+    several = bool(options.get("storage_targets"))
+    for key, value in options.items():
+        if value not in (None, [], ()) and key != "storage_targets" and (several or not key.startswith("storage_")):
+            yield key, value
+
+
 def _rows(rows: list[Document], sources: dict[str, str], storages: dict[str, str]) -> list[list[Any]]:
     ids = look.short_ids(row["id"] for row in rows)
     return [
         [
             row["name"],
             sources.get(row["datasource_id"], look.NOTHING),
-            _storage_name(row, storages),
+            _storage_names(row, storages),
             schedule_of(row),
             next_of(row),
             _keep(row["retention_policy"]),
@@ -366,13 +420,13 @@ def _show(row: Document, sources: dict[str, str], storages: dict[str, str]) -> N
         {
             "id": row["id"],
             "datasource": sources.get(row["datasource_id"], row["datasource_id"]),
-            "storage": _storage_name(row, storages),
+            "storage": _storage_names(row, storages),
             "schedule": schedule_of(row),
             "next": next_of(row) if not row["enabled"] else look.moment(row["next_execution_at"]),
             "created": look.moment(row["created_at"]),
             "changed": look.moment(row["updated_at"]),
         }
         | {f"  {key}": value for key, value in row["retention_policy"].items()}
-        | {f"  {key}": value for key, value in row["backup_options"].items() if value not in (None, [], ())},
+        | {f"  {key}": value for key, value in _shown_options(row["backup_options"])},
         style="bold",
     )

@@ -24,7 +24,7 @@ COPIED = frozenset({"ID", "EXECUTION"})
 _COLOURS = {
     "bold green": {"completed", "healthy", "ok", "sent"},
     "cyan": {"running", "queued", "deleting", "active"},
-    "yellow": {"warning", "skipped", "cancelled", "partial", "timeout", "paused"},
+    "yellow": {"warning", "skipped", "cancelled", "partial", "behind", "timeout", "paused"},
     "bold red": {"failed", "critical", "full", "unreachable", "auth_failed", "error", "unavailable"},
     "dim": {"unknown", "info", "disabled", NOTHING},
 }

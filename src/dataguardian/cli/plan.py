@@ -13,6 +13,7 @@ from dataguardian.cli.declared import (
     SECTIONS,
     SETTINGS,
     STORAGES,
+    TARGETS,
     Declared,
     Entry,
     Section,
@@ -27,6 +28,8 @@ COMPARE = "/api/system/compare"
 BATCH = 200
 OWN_TAG = "dataguardian"
 """Marks what guards the service's own catalogue: it is neither exported nor pruned."""
+
+_TARGETS_FIELD = f"backup_options.{TARGETS}"
 
 Action = Literal["create", "change", "remove"]
 Path = tuple[str | int, ...]
@@ -55,6 +58,8 @@ class Change:
     fields: dict[str, Any] = field(default_factory=dict)
     parties: dict[str, str] = field(default_factory=dict)
     """Of a job: field of the body to the name of what the plan creates first."""
+    targets: dict[str, str | None] = field(default_factory=dict)
+    """Of a job: names to ids of its further storage locations, when the plan creates one of them (None) first."""
     differences: list[Difference] = field(default_factory=list)
 
 
@@ -131,6 +136,7 @@ class _Planner:
         change.fields = self._kept(entry.fields, row or {}, entry.spot, f"{change.noun} {entry.name}")
         if entry.section is JOBS:
             self._resolve_parties(entry, change)
+            self._resolve_targets(entry, change)
         elif row is None and not change.fields.get("type"):
             self.problems.append(entry.problem(self._wanted.file, "a new one needs a type or an url"))
         return change
@@ -158,6 +164,10 @@ class _Planner:
         for body_field, name in change.parties.items():
             before = self._there.row(JOBS, change.name) or {}
             differences.append(Difference(body_field, self._there.name_of(before.get(body_field)), name))
+        if change.targets:
+            options = (self._there.row(JOBS, change.name) or {}).get("backup_options", {})
+            before_names = [self._there.name_of(target) for target in options.get(TARGETS) or ()]
+            differences.append(Difference(_TARGETS_FIELD, before_names, list(change.targets)))
         change.differences = differences
 
     def _kept(self, fields: dict[str, Any], shown: Document, spot: Spot, what: str) -> dict[str, Any]:
@@ -188,11 +198,31 @@ class _Planner:
         if change.action == "create" and "datasource" not in entry.fields:
             self.problems.append(entry.problem(self._wanted.file, "a new one needs a datasource"))
 
+    def _resolve_targets(self, entry: Entry, change: Change) -> None:
+        """Turns the names of further storage locations into ids; what does not exist yet is left for later."""
+        options = change.fields.get("backup_options") or {}
+        ids: dict[str, str | None] = {}
+        for name in options.get(TARGETS) or ():
+            row = self._there.row(STORAGES, name)
+            if row is None and (STORAGES.name, name) not in self._declared:
+                text = f"there is no {STORAGES.noun.name} {name!r}"
+                self.problems.append(entry.problem(self._wanted.file, text, "backup_options", TARGETS))
+            ids[name] = row["id"] if row else None
+        if ids and None in ids.values():
+            change.targets = ids
+            change.fields["backup_options"] = {key: value for key, value in options.items() if key != TARGETS}
+        elif ids:
+            known_ids = [str(ids[name]) for name in options[TARGETS]]
+            change.fields["backup_options"] = options | {TARGETS: known_ids}
+
     def _shown(self, change: Change, item: Document, spot: Spot) -> Difference:
         """Returns a difference in the words of the file: names for ids, and references as they are written there."""
         name, before, after = item["field"], item["before"], item["after"]
         if name in {body_field for body_field, _ in _PARTIES.values()}:
             return Difference(name, self._there.name_of(before), self._there.name_of(after))
+        if name == _TARGETS_FIELD:
+            before, after = ([self._there.name_of(target) for target in side or ()] for side in (before, after))
+            return Difference(name, before, after)
         path = name.removeprefix("value.").split(".")
         written = self._wanted.file.reference((*spot, *path)) if after is not None else None
         return Difference(name if change.section else ".".join(path), before, written or after)

@@ -42,6 +42,7 @@ JOB = Noun("backup job", "/api/backup-jobs", "job")
 EXECUTION = Noun("execution", "/api/executions", "execution")
 NOTIFICATION = Noun("notification", "/api/notifications", "notification")
 RESTORE = Noun("restore", "/api/restores", "execution")
+REPAIR = Noun("repair", "/api/repairs", "execution")
 VERIFICATION = Noun("verification", "/api/verifications", "execution")
 
 
