@@ -20,8 +20,8 @@ from pydantic import SecretStr
 
 from dataguardian.storage.registry import build_storage
 from dataguardian.storage.s3 import S3Config
-from dataguardian.storage.s3_objects import S3Storage
-from dataguardian.storage.s3_wire import Request
+from dataguardian.storage.s3.objects import S3Storage
+from dataguardian.storage.s3.wire import Request
 from tests.servers import free_port
 from tests.storage.front import Asked, HttpFront, Nth, Reply
 from tests.storage.processes import listening, program

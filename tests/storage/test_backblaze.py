@@ -12,7 +12,8 @@ from dataguardian.core.backup import run_backup
 from dataguardian.core.verify import run_verify
 from dataguardian.domain.errors import StorageDeniedError, StorageError, StorageFullError, UsageError
 from dataguardian.domain.urls import parse_url
-from dataguardian.storage.backblaze import BackblazeConfig, BackblazeStorage
+from dataguardian.storage.backblaze import BackblazeConfig
+from dataguardian.storage.backblaze.objects import BackblazeStorage
 from dataguardian.storage.registry import build_storage, storage_config
 from dataguardian.storage.retrying import RetryingStorage
 from tests.core.bytes_engine import BytesEngine, BytesStream, plan

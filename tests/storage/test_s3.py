@@ -32,8 +32,8 @@ from dataguardian.storage.minio import MinioConfig
 from dataguardian.storage.registry import build_storage, storage_config
 from dataguardian.storage.retrying import RetryingStorage
 from dataguardian.storage.s3 import S3Config
-from dataguardian.storage.s3_objects import S3Storage
-from dataguardian.storage.s3_wire import Request
+from dataguardian.storage.s3.objects import S3Storage
+from dataguardian.storage.s3.wire import Request
 from tests.core.bytes_engine import BytesEngine, BytesStream, plan
 from tests.storage.conformance import listed
 from tests.storage.front import Asked, HttpFront, Nth, Reply, Sometimes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, SecretStr, model_validator
@@ -11,9 +11,11 @@ from pydantic import AfterValidator, SecretStr, model_validator
 from dataguardian.domain.errors import StorageDeniedError, UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import StorageAdapter
-from dataguardian.storage.s3 import BucketConfig, Word, bucket_storage, from_bucket_url, given_keys
-from dataguardian.storage.s3_objects import S3Storage
-from dataguardian.storage.s3_wire import DEFAULT_REGION, Place
+from dataguardian.storage.s3 import DEFAULT_REGION, BucketConfig, Word, bucket_storage, from_bucket_url, given_keys
+
+if TYPE_CHECKING:
+    from dataguardian.storage.s3.objects import S3Storage
+    from dataguardian.storage.s3.wire import Place
 
 
 def _host_and_port(text: str) -> str:
@@ -65,6 +67,8 @@ class MinioConfig(BucketConfig):
         return str(Url("minio", host=parts.hostname, port=parts.port, path=path, query=query))
 
     def place(self) -> Place:
+        from dataguardian.storage.s3.wire import Place  # noqa: PLC0415 -- loaded when it is used
+
         parts = self._parts()
         return Place(
             scheme="https" if self.use_ssl else "http",

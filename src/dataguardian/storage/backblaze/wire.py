@@ -21,7 +21,7 @@ from dataguardian.domain.errors import (
     StorageUnreachableError,
 )
 from dataguardian.domain.sizes import MIB
-from dataguardian.storage.http import Answer, HttpPeer
+from dataguardian.storage.transport.http import Answer, HttpPeer
 
 MAX_JSON_BYTES = 32 * MIB
 _TRANSIENT_STATUS = {408, 409, 425, 429}

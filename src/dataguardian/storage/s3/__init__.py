@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import os
 import re
-import ssl
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -19,12 +18,16 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from dataguardian.domain.errors import StorageDeniedError, UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import RemoteConfig, StorageAdapter, checked_path
-from dataguardian.storage.http import tls_context
-from dataguardian.storage.s3_objects import ObjectOptions, S3Storage
-from dataguardian.storage.s3_wire import DEFAULT_REGION, Place, S3Wire
 
 if TYPE_CHECKING:
+    import ssl
+
     from botocore.credentials import Credentials
+
+    from dataguardian.storage.s3.objects import ObjectOptions, S3Storage
+    from dataguardian.storage.s3.wire import Place
+
+DEFAULT_REGION = "us-east-1"
 
 _SSE = "x-amz-server-side-encryption"
 _VIRTUAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -91,10 +94,14 @@ class BucketConfig(RemoteConfig):
         return self
 
     def tls(self, scheme: str) -> ssl.SSLContext | None:
+        from dataguardian.storage.transport.http import tls_context  # noqa: PLC0415 -- loaded when it is used
+
         ca_file = self.ca_file or os.environ.get("AWS_CA_BUNDLE") or None
         return tls_context(verify=self.verify, ca_file=ca_file) if scheme == "https" else None
 
     def object_options(self) -> ObjectOptions:
+        from dataguardian.storage.s3.objects import ObjectOptions  # noqa: PLC0415 -- as above
+
         write = {
             "x-amz-storage-class": self.storage_class,
             _SSE: self.server_side_encryption,
@@ -197,12 +204,17 @@ def _build(config: S3Config) -> S3Storage:
 
 
 def bucket_storage(config: BucketConfig, place: Place, credentials: Credentials | None) -> S3Storage:
+    from dataguardian.storage.s3.objects import S3Storage  # noqa: PLC0415 -- as above
+    from dataguardian.storage.s3.wire import S3Wire  # noqa: PLC0415 -- as above
+
     tls = config.tls(place.scheme)
     wire = S3Wire(place, credentials, timeout_seconds=config.timeout_seconds, tls=tls)
     return S3Storage(wire, prefix=config.prefix, address=place.address, options=config.object_options())
 
 
 def _place(config: S3Config, region: str | None) -> Place:
+    from dataguardian.storage.s3.wire import Place  # noqa: PLC0415 -- as above
+
     suffix = "amazonaws.com.cn" if (region or "").startswith("cn-") else "amazonaws.com"
     parts = urlsplit(config.endpoint or f"https://s3.{region or DEFAULT_REGION}.{suffix}")
     can_be_host = parts.scheme == "http" or _VIRTUAL_NAME.fullmatch(config.bucket) is not None

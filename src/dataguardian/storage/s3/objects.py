@@ -18,8 +18,8 @@ from dataguardian.domain.clock import Clock, SystemClock
 from dataguardian.domain.errors import IntegrityError, ObjectMissingError, StorageUnreachableError, UsageError
 from dataguardian.domain.sizes import GIB, format_size
 from dataguardian.storage.base import PROBE_PREFIX, Data, Storage, StoredObject, checked_path
-from dataguardian.storage.http import Answer, AnswerTooLargeError
-from dataguardian.storage.s3_wire import Request, S3Wire, not_s3, parse_xml
+from dataguardian.storage.s3.wire import Request, S3Wire, not_s3, parse_xml
+from dataguardian.storage.transport.http import Answer, AnswerTooLargeError
 
 MAX_OBJECT_BYTES = 5 * GIB
 """What one request can put."""

@@ -26,12 +26,12 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.sizes import MIB
-from dataguardian.storage.http import Answer, HttpPeer
+from dataguardian.storage.s3 import DEFAULT_REGION
+from dataguardian.storage.transport.http import Answer, HttpPeer
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
-DEFAULT_REGION = "us-east-1"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 _TRANSIENT = {

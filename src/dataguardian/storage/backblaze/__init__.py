@@ -1,0 +1,73 @@
+"""Backblaze B2 by its native API: `b2://bucket/prefix`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+
+from dataguardian.domain.errors import UsageError
+from dataguardian.domain.urls import Url
+from dataguardian.storage.base import RemoteConfig, StorageAdapter
+from dataguardian.storage.s3 import Prefix, Word
+
+if TYPE_CHECKING:
+    from dataguardian.storage.backblaze.objects import BackblazeStorage
+
+_REALM = "https://api.backblazeb2.com"
+
+
+class BackblazeConfig(RemoteConfig):
+    """A bucket, by name, by id or both. Without a key B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY are taken."""
+
+    type: Literal["backblaze"] = "backblaze"
+    bucket_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    bucket_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,63}$")] | None = None
+    prefix: Prefix = ""
+    application_key_id: Word | None = None
+    application_key: SecretStr | None = None
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = _REALM
+
+    @model_validator(mode="after")
+    def _fields_belong_together(self) -> Self:
+        if self.bucket_id is None and self.bucket_name is None:
+            raise ValueError("bucket_name or bucket_id is needed")
+        if (self.application_key_id is None) != (self.application_key is None):
+            raise ValueError("application_key_id and application_key belong together")
+        return self
+
+    @classmethod
+    def from_url(cls, url: Url) -> Self:
+        fields: dict[str, Any] = {"bucket_name": url.host, "prefix": url.path}
+        if url.username is not None:
+            fields |= {"application_key_id": url.username, "application_key": url.password}
+        known = cls.model_fields.keys() - {"type", "bucket_name", "prefix"}
+        if unknown := sorted(url.query.keys() - known):
+            raise UsageError(f"a b2:// storage has no option {unknown[0]!r}", hint=f"known: {', '.join(sorted(known))}")
+        try:
+            return cls.model_validate({**fields, **url.query})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise UsageError(f"that b2:// address is not valid: {wrong.removeprefix(': ')}") from None
+
+    def describe(self) -> str:
+        query = {} if self.bucket_name else {"bucket_id": self.bucket_id or ""}
+        if self.endpoint != _REALM:
+            query["endpoint"] = self.endpoint
+        return str(Url("b2", host=self.bucket_name, path=f"/{self.prefix}".rstrip("/"), query=query))
+
+
+def _build(config: BackblazeConfig) -> BackblazeStorage:
+    from dataguardian.storage.backblaze.objects import BackblazeStorage  # noqa: PLC0415 -- loaded when it is used
+
+    return BackblazeStorage(config)
+
+
+ADAPTER = StorageAdapter(
+    type="backblaze",
+    schemes=("b2",),
+    example="b2://bucket/prefix",
+    config=BackblazeConfig,
+    build=_build,
+    package="b2sdk",
+)

@@ -1,0 +1,1 @@
+"""How bytes reach services: what several storages share, loaded when one of them is used."""
