@@ -99,7 +99,7 @@ def load_backup(storage: Storage, directory: str) -> Backup:
         _tell_missing(storage, directory, error)
     path = f"{directory}/{artifact.PARTS}"
     try:
-        data = storage.get(path, artifact.MAX_PARTS_BYTES)
+        data = storage.get(path, artifact.max_parts_bytes(manifest))
     except ObjectMissingError as error:
         raise ManifestError(f"{path} is missing", hint="the parts may still be restored by hand", path=path) from error
     return Backup(directory, manifest, artifact.decode_parts(data, manifest, where=path))

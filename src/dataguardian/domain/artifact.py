@@ -7,10 +7,13 @@ A backup is one directory. `manifest.json` is written last and makes it exist; i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,9 +27,14 @@ MAX_PARTS = 999_999
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_PARTS_BYTES = 1024 * 1024 * 1024
 MAX_PART_SIZE_BYTES = 1024 * 1024 * 1024
+MAX_VALUES = 2_000_000
+"""JSON values in a manifest: `[[],[],…]` takes thirty times its length in memory."""
+MAX_PART_LINE_BYTES = 1024
+MAX_SEALING_BYTES = 1024 * 1024
+"""What compression and encryption may add to a part that does not shrink, besides a 64th of it."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Size = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
 
 _SELF_HASH = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
 UNKNOWN = "0" * 64
@@ -45,7 +53,7 @@ class PartRecord(Record):
 
     path: Annotated[str, Field(pattern=r"^[0-9]{2,6}-[A-Za-z0-9._-]+/[0-9]{6}(\.[a-z0-9]+)*$")]
     stream: Annotated[str, Field(description="directory of the stream")]
-    offset: Annotated[int, Field(ge=0, description="of the first raw byte within the stream")]
+    offset: Annotated[int, Field(ge=0, lt=2**63, description="of the first raw byte within the stream")]
     size_bytes: Annotated[int, Field(ge=0, le=MAX_PART_SIZE_BYTES, description="raw")]
     stored_size_bytes: Size
     sha256: Sha256
@@ -78,14 +86,14 @@ class Manifest(Record):
     format: Literal[1]
     dataguardian_version: str
     execution_id: str
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1, lt=2**31)]
     name: str
     engine: str
     source: str
     backup_type: Literal["full"]
     started_at: str
     finished_at: str
-    duration_seconds: Annotated[float, Field(ge=0)]
+    duration_seconds: Annotated[float, Field(ge=0, le=1e10)]
     server_version: str
     tools: list[ToolRecord]
     compression: Annotated[str, Field(pattern=r"^(zstd|gzip|lz4|none)$")]
@@ -114,13 +122,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes, *, where: str) -> Manifest:
     """Checks the format and the self-hash and parses; raises ManifestError or UnsupportedFormatError.
 
-    The format comes first: another one may hash itself in another way.
+    The format comes first: another one may hash itself in another way. Whoever may write into the storage may have
+    written this: the memory and time that it takes are bounded.
     """
     try:
-        document = json.loads(data)
+        _refuse_too_many_values(data)
+        document = json.loads(data, parse_constant=_no_number, parse_float=_finite)
         _refuse_unknown_format(document, where)
         _check_self_hash(data, where)
         manifest = Manifest.model_validate(document)
+        _check_times(manifest)
     except (ValueError, RecursionError) as error:
         raise ManifestError(
             f"{where} is not a valid manifest of format {FORMAT}, or it was damaged", hint=_PARTS_HINT, path=where
@@ -139,8 +150,12 @@ def decode_parts(data: bytes, manifest: Manifest, *, where: str) -> list[PartRec
     """Checks parts.jsonl against the manifest's hash and parses it; raises ManifestError."""
     if hashlib.sha256(data).hexdigest() != manifest.parts_sha256:
         raise ManifestError(f"{where} was damaged or edited: its SHA-256 is not the manifest's", path=where)
+    if data.count(b"\n") != manifest.parts or data[-1:] not in (b"\n", b""):
+        raise ManifestError(
+            f"{where} does not hold a line for each of the manifest's {manifest.parts} parts", path=where
+        )
     try:
-        parts = [PartRecord.model_validate_json(line) for line in data.splitlines()]
+        parts = [PartRecord.model_validate_json(line) for line in io.BytesIO(data)]
     except ValidationError as error:
         raise ManifestError(f"{where} is not valid", path=where) from error
     _check_layout(parts, manifest, where)
@@ -177,6 +192,31 @@ def slugify(name: str, *, fallback: str = "backup") -> str:
     return f"{slug or fallback}-{digest}"
 
 
+def max_parts_bytes(manifest: Manifest) -> int:
+    """Returns how long the parts.jsonl of this manifest may be, in bytes."""
+    return min(MAX_PARTS_BYTES, manifest.parts * MAX_PART_LINE_BYTES)
+
+
+def _refuse_too_many_values(data: bytes) -> None:
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise ValueError("more values than any manifest has")
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _check_times(manifest: Manifest) -> None:
+    for text in (manifest.started_at, manifest.finished_at):
+        if datetime.fromisoformat(text).utcoffset() is None:
+            raise ValueError("a time without its zone")
+
+
 def _replace_last_hash(data: bytes, digits: bytes) -> bytes:
     match = list(_SELF_HASH.finditer(data))[-1]
     return data[: match.start(1)] + digits + data[match.end(1) :]
@@ -210,7 +250,9 @@ def _check_layout(parts: list[PartRecord], manifest: Manifest, where: str) -> No
     count = dict.fromkeys(streams, 0)
     for part in parts:
         known = part.stream in streams and part.path.startswith(part.stream + "/")
-        if not known or part.offset != raw[part.stream] or part.size_bytes > manifest.part_size_bytes:
+        most = part.size_bytes + part.size_bytes // 64 + MAX_SEALING_BYTES
+        fits = part.size_bytes <= manifest.part_size_bytes and part.stored_size_bytes <= most
+        if not known or part.offset != raw[part.stream] or not fits:
             raise ManifestError(f"{where} does not fit the manifest at {part.path}", path=where)
         raw[part.stream] += part.size_bytes
         stored[part.stream] += part.stored_size_bytes
