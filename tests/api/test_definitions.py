@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 
 from dataguardian.core.secrets import MASK
 from tests.api.stage import Desk, is_error, play
+from tests.servers import free_port
 
 SHOP = {
     "name": "shop",
@@ -242,3 +244,19 @@ def test_jobs_are_filtered_by_their_parties(tmp_path: Path) -> None:
 
 def _disk(folder: Path, name: str) -> dict[str, object]:
     return {"name": name, "type": "local", "config": {"path": str(folder / name)}}
+
+
+def test_a_storage_that_nothing_answers_for_says_so_at_once(tmp_path: Path) -> None:
+    """The test of a storage is not retried behind the scenes: the answer is the reason, and no timeout."""
+
+    async def story(desk: Desk) -> None:
+        port = free_port()
+        config = {"host": "127.0.0.1", "port": port, "username": "u", "password": "secret", "remote_path": "/x"}
+        row = await desk.made("/api/storage-locations", {"name": "nas", "type": "ssh", "config": config})
+        began = time.monotonic()
+        told = (await desk.post(f"/api/storage-locations/{row['id']}/test")).json()
+        assert time.monotonic() - began < 10
+        assert told["status"] == "unreachable"
+        assert "127.0.0.1" in told["message"]
+
+    play(tmp_path, story)

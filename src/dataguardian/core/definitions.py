@@ -16,6 +16,7 @@ from dataguardian.core.options import BackupOptions
 from dataguardian.core.scheduling import next_run
 from dataguardian.core.secrets import MASK, keep_masked, masked, revealed
 from dataguardian.core.threads import in_thread
+from dataguardian.db.broken import Rule, broken_rule
 from dataguardian.db.models import BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.base import Page, Repository
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
@@ -29,7 +30,6 @@ from dataguardian.engines.base import CheckStatus, ProbeResult
 from dataguardian.engines.registry import build_engine, engine_document
 from dataguardian.registry import AdapterConfig
 from dataguardian.storage.registry import build_storage, storage_document
-from dataguardian.storage.retrying import wrap
 
 R = TypeVar("R", Datasource, StorageLocation, BackupJob)
 
@@ -259,7 +259,8 @@ async def probe_storage(row: StorageLocation) -> ProbeResult:
     """Runs the storage's check in a thread, bounded; `available_bytes` in metadata where the storage can tell."""
 
     def check() -> ProbeResult:
-        storage = wrap(build_storage(storage_document({"type": row.type, **row.config})))
+        # Not retried: that may take longer than a test may, whose answer would then be "timeout" instead of the reason.
+        storage = build_storage(storage_document({"type": row.type, **row.config}))
         storage.check()
         return ProbeResult("ok", metadata={"available_bytes": storage.free_space()})
 
@@ -327,7 +328,7 @@ async def _insert(repository: Repository[R], row: R) -> R:
         async with repository.session.begin_nested():
             return await repository.add(row)
     except BrokenRule as error:
-        raise _name_taken(repository.noun) from error
+        raise _refused(repository.noun, error) from error
 
 
 async def _change(session: AsyncSession, row: R, fields: Mapping[str, Any], names: tuple[str, ...], now: datetime) -> R:
@@ -340,7 +341,7 @@ async def _change(session: AsyncSession, row: R, fields: Mapping[str, Any], name
         async with session.begin_nested():
             await session.flush()
     except BrokenRule as error:
-        raise _name_taken(type(row).__name__) from error
+        raise _refused(_NOUNS[type(row)], error) from error
     return row
 
 
@@ -357,5 +358,16 @@ async def _delete(repository: DatasourceRepository | StorageRepository | JobRepo
     await repository.delete(row_id)
 
 
-def _name_taken(noun: str) -> ConflictError:
-    return ConflictError(f"another {noun} has this name already", hint="choose another name")
+_NOUNS = {repository.model: repository.noun for repository in (DatasourceRepository, StorageRepository, JobRepository)}
+
+
+def _refused(noun: str, error: BrokenRule) -> ConflictError:
+    """Returns what the catalogue's refusal means: only one of its rules is about names."""
+    rule = broken_rule(error)
+    if rule is Rule.NAME:
+        return ConflictError(f"another {noun} has this name already", hint="choose another name")
+    if rule is Rule.DEFAULT:
+        return ConflictError("another storage location became the default at this moment", hint="look, and try again")
+    if rule is Rule.REFERENCE:
+        return ConflictError(f"something that this {noun} names was deleted at this moment", hint="look, and try again")
+    return ConflictError(f"this {noun} is not possible beside what there is by now", hint="look, and try again")

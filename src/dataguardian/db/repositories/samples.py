@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.models import BackupExecution, Verification
-from dataguardian.domain.states import ExecutionStatus, WorkStatus
+from dataguardian.domain.states import HOLDS_A_BACKUP, WorkStatus
 
 SKEW = timedelta(days=1)
 """A row of a later time was written by a clock that was wrong, and would count for ever."""
@@ -39,7 +39,7 @@ class SampleRepository:
         self.session = session
 
     async def backups_by_storage(self) -> dict[uuid.UUID, int]:
-        """Returns how many completed backups each storage location holds."""
+        """Returns how many backups each storage location holds."""
         statement = (
             select(BackupExecution.storage_location_id, func.count())
             .where(*_verifiable(), BackupExecution.storage_location_id.is_not(None))
@@ -106,4 +106,4 @@ class SampleRepository:
 
 
 def _verifiable() -> tuple[ColumnElement[bool], ...]:
-    return (BackupExecution.status == ExecutionStatus.COMPLETED, BackupExecution.backup_path.is_not(None))
+    return (BackupExecution.status.in_(HOLDS_A_BACKUP), BackupExecution.backup_path.is_not(None))
