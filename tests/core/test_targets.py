@@ -158,6 +158,26 @@ def test_a_storage_that_lags_is_left_behind(tmp_path: Path) -> None:
     assert list_backups(hangs).backups == []
 
 
+def test_a_storage_that_hangs_keeps_no_more_than_its_share(tmp_path: Path) -> None:
+    """What waits in the queue of a storage that was left behind is dropped, and with it the parts."""
+    (tmp_path / "hangs").mkdir()
+    hangs = Slow(tmp_path / "hangs", 60)
+    targets = Targets([Target("hangs", hangs), Target("good", local(tmp_path / "good"))], lag_seconds=0.3)
+    targets.share(4)
+    threads = [threading.Thread(target=targets.put, args=(f"job/run/{number}", b"part")) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    targets.stop()
+    waiting = []
+    while not targets._lines[0].calls.empty():
+        waiting.append(targets._lines[0].calls.get())
+    assert {call.work.__name__ for call in waiting if call is not None} <= {"_nothing"}
+    hangs.let_go.set()
+    targets.stop()
+
+
 def test_both_fail(tmp_path: Path) -> None:
     """When no storage is left the backup fails, in words about each, of a kind to try again; nothing stays anywhere."""
     one = FaultyStorage(local(tmp_path / "one"), Fault(op="put", nth=3, error=StorageFullError("no room")))

@@ -194,6 +194,7 @@ def test_no_storage_takes_it(play: Play) -> None:
             row = await here.until(row.id, "failed")
         assert "none of the 2 storages" in str(row.error_message)
         assert [note.severity.value for note in await here.notifications()] == ["critical"]
+        assert await states(here, row) == ["unused", "unused"]
         async with here.context.db.read() as session:
             notes = await AbandonedRepository(session).removable(None, 10)
         assert {note.storage_location_id for note in notes} >= {job.storage_location_id}

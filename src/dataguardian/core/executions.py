@@ -378,6 +378,7 @@ class Executions:
         row.lease_until = row.worker = row.attempt_path = None
         if failed is not None:
             row.error_message, row.error_stack = failed.message, failed.stack or None
+        await TargetRepository(session).release(row.id, now)
         await session.flush()
 
     async def _tell_failure(

@@ -118,8 +118,12 @@ class Targets:
         del work
         for call in calls:
             self._submit(call)
-        with self._news:
-            self._settle(calls)
+        try:
+            with self._news:
+                self._settle(calls)
+        finally:
+            for call in calls:
+                call.let_go()
 
     def clear(self, directory: str) -> list[str]:
         """Removes what was stored of a run that failed; returns, in words, what could not be removed."""
@@ -251,7 +255,11 @@ class _Call:
 
     def finish(self, error: BaseException | None) -> None:
         self.done, self.error = True, error
-        self.work = _nothing  # lets go of the part
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drops the part: a call that nobody waits for may stay in the queue of a target that hangs."""
+        self.work = _nothing
 
 
 def check_arrived(storage: Storage, path: str, size_bytes: int, sha256: str) -> None:

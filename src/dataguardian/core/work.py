@@ -246,6 +246,8 @@ class Work:
                 last = await VerificationRepository(session).newest_of(row.execution_id)
                 known = last is not None and last.ok is False
                 pending = await self._alarm(session, claim, row.errors) if row.ok is False and not known else []
+                if "targets" in result:
+                    row.details = row.details | {"copies": _copies(claim.storages, result["targets"])}
                 await note_damage(session, claim.execution.id, claim.storages, result.get("targets", ()), now)
             else:
                 row.size_bytes = result["size_bytes"]
@@ -440,6 +442,11 @@ async def _restorable(session: AsyncSession, execution_id: uuid.UUID) -> BackupE
             status=execution.status.value,
         )
     return execution
+
+
+def _copies(storages: Sequence[StorageLocation], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what was found in each copy; `ok` is None where it could not be read."""
+    return [{"storage_location_id": str(storage.id), **copy} for storage, copy in zip(storages, told, strict=True)]
 
 
 async def _new_repairs(session: AsyncSession, execution: BackupExecution, now: datetime) -> list[Repair]:

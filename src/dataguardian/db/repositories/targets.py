@@ -58,6 +58,13 @@ class TargetRepository(Repository[ExecutionTarget]):
             )
         await self.session.flush()
 
+    async def release(self, execution_id: uuid.UUID, now: datetime) -> None:
+        """Takes note that an execution ended without a backup; what it left is noted elsewhere."""
+        statement = update(ExecutionTarget).where(
+            ExecutionTarget.execution_id == execution_id, ExecutionTarget.status == TargetStatus.PENDING
+        )
+        await self.changed(statement.values(status=TargetStatus.UNUSED, updated_at=now))
+
     async def add_copy(self, row: BackupExecution, found_in: uuid.UUID, now: datetime) -> None:
         """Records that a storage location beside its own holds a backup. One that is behind stays so until a repair."""
         targets = {target.storage_location_id: target for target in await self.of(row.id)}
