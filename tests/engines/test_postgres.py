@@ -163,8 +163,8 @@ def test_odd_database_names(postgres17: PostgresServer, name: str) -> None:
 def test_by_hand(postgres17: PostgresServer) -> None:
     """The stock command that the manifest names restores the raw stream."""
     name = sample(postgres17, 100)
-    (context,) = engine(postgres17.url(name)).dump(DumpOptions())
-    assert context.restore_by_hand[0] == "pg_restore --create --exit-on-error --dbname=postgres"  # type: ignore[attr-defined]
+    with next(engine(postgres17.url(name)).dump(DumpOptions())) as opened:
+        assert opened.restore_by_hand[0] == "pg_restore --create --exit-on-error --dbname=postgres"
     (stream,) = dump(postgres17.url(name))
     before = checksums(postgres17, name)
     postgres17.drop(name)

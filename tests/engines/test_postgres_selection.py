@@ -103,8 +103,8 @@ def test_a_part_by_hand(postgres17: PostgresServer, shop: str) -> None:
     (stream,) = dump(postgres17.url(shop), options)
     assert any("only what was included" in warning for warning in stream.warnings)
     target = postgres17.database()
-    (context,) = engine_at(postgres17.url(shop)).dump(options)
-    command = context.restore_by_hand[0].replace(f"--dbname={shop}", f"--dbname={target}")  # type: ignore[attr-defined]
+    with next(engine_at(postgres17.url(shop)).dump(options)) as opened:
+        command = opened.restore_by_hand[0].replace(f"--dbname={shop}", f"--dbname={target}")
     environment = postgres17.environment() | {"PATH": f"{postgres17.bin}:/usr/bin:/bin"}
     subprocess.run(["sh", "-c", command], input=stream.data, check=True, env=environment)
     assert counted(postgres17.url(target)) == {"audit.log": 1}

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -29,12 +27,14 @@ from pydantic import (
     model_validator,
 )
 
-from dataguardian.domain.errors import UsageError
+from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.domain.urls import Url, parse_url
-from dataguardian.engines.base import EngineConfig, ProbeResult
+from dataguardian.engines.base import DumpStream, EngineConfig, ProbeResult
 
 if TYPE_CHECKING:
     import ssl
+
+    from dataguardian.ssh.forward import LocalForward
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 """disable: never TLS. prefer: TLS when the server has it. require: TLS or nothing, any certificate. verify-ca: a
@@ -250,6 +250,16 @@ def reached(config: NetworkConfig, *, host: str = "localhost") -> Iterator[Endpo
         yield Endpoint("127.0.0.1", local_port, name, tunnelled=True)
 
 
+@contextmanager
+def carried(config: NetworkConfig, stream: AbstractContextManager[DumpStream]) -> Iterator[DumpStream]:
+    """Gives the stream, whose errors then say so when it was the tunnel that broke: a dump yields its streams so.
+
+    Its reader fails outside of the generator that opened the tunnel, which therefore never hears of it.
+    """
+    with reached(config), stream as opened:
+        yield opened
+
+
 _Way = tuple[SshTunnel, str, int]
 
 
@@ -257,8 +267,8 @@ _Way = tuple[SshTunnel, str, int]
 class _Tunnel:
     users: int = 0
     port: int = 0
+    forward: LocalForward | None = None
     ready: threading.Lock = field(default_factory=threading.Lock)
-    closing: ExitStack = field(default_factory=ExitStack)
 
 
 _tunnels: dict[_Way, _Tunnel] = {}
@@ -272,34 +282,37 @@ def _shared(way: _Way) -> Iterator[int]:
         tunnel = _tunnels.setdefault(way, _Tunnel())
         tunnel.users += 1
     with ExitStack() as leaving:
-        leaving.push(partial(_leave, way, tunnel))
+        leaving.callback(_leave, way, tunnel)
         with tunnel.ready:
-            if not tunnel.port:
-                tunnel.port = tunnel.closing.enter_context(_forwarded(*way))
-        yield tunnel.port
+            if tunnel.forward is None:
+                forward = _forward(*way)
+                _, tunnel.port = forward.__enter__()
+                tunnel.forward = forward
+        try:
+            yield tunnel.port
+        except DataGuardianError as error:
+            # Also where others stay: a tunnel that broke knows better than the driver why nothing was heard any more.
+            explained = tunnel.forward.explained(error)
+            if explained is error:
+                raise
+            raise explained from error
 
 
-def _leave(
-    way: _Way,
-    tunnel: _Tunnel,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-) -> bool | None:
+def _leave(way: _Way, tunnel: _Tunnel) -> None:
     with _guard:
         tunnel.users -= 1
         if tunnel.users:
-            return None
+            return
         del _tunnels[way]
-    # With the error: a tunnel that broke knows better than the driver why nothing was heard any more.
-    return tunnel.closing.__exit__(kind, error, trace)
+    if tunnel.forward is not None:
+        tunnel.forward.__exit__(None, None, None)
 
 
-def _forwarded(tunnel: SshTunnel, host: str, port: int) -> AbstractContextManager[int]:
-    """Opens `ssh -L` to host:port as the tunnel's machine sees it; gives the local port, on 127.0.0.1."""
-    from dataguardian.ssh import SshTarget, forwarded  # noqa: PLC0415 -- heavy, and most never need it
+def _forward(tunnel: SshTunnel, host: str, port: int) -> LocalForward:
+    """Returns `ssh -L` to host:port as the tunnel's machine sees it."""
+    from dataguardian.ssh import SshTarget, local_forward  # noqa: PLC0415 -- heavy, and most never need it
 
-    return forwarded(SshTarget.model_validate(tunnel.model_dump()), host, port)
+    return local_forward(SshTarget.model_validate(tunnel.model_dump()), host, port)
 
 
 def within(seconds: float, probe: Callable[[], ProbeResult]) -> ProbeResult:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.domain.urls import Url
+
+if TYPE_CHECKING:
+    from dataguardian.ssh.forward import LocalForward
 
 DEFAULT_PORT = 22
 
@@ -52,9 +55,8 @@ class SshTarget(BaseModel):
         return str(Url("ssh", username=self.username, host=self.host, port=port))
 
 
-@contextmanager
-def forwarded(target: SshTarget, host: str, port: int) -> Iterator[int]:
-    """Gives the local port, on 127.0.0.1, of a `LocalForward`; raises what that raises, or MissingToolError."""
+def local_forward(target: SshTarget, host: str, port: int) -> LocalForward:
+    """Returns a `LocalForward`, not entered yet; raises MissingToolError."""
     if importlib.util.find_spec("asyncssh") is None:
         raise MissingToolError(
             f"{target} needs the Python package asyncssh, which is not installed",
@@ -63,5 +65,11 @@ def forwarded(target: SshTarget, host: str, port: int) -> Iterator[int]:
         )
     from dataguardian.ssh.forward import LocalForward  # noqa: PLC0415 -- brings the SSH library
 
-    with LocalForward(target, host, port) as (_, local_port):
+    return LocalForward(target, host, port)
+
+
+@contextmanager
+def forwarded(target: SshTarget, host: str, port: int) -> Iterator[int]:
+    """Gives the local port, on 127.0.0.1, of a `LocalForward`; raises what that raises, or MissingToolError."""
+    with local_forward(target, host, port) as (_, local_port):
         yield local_port

@@ -27,6 +27,7 @@ from dataguardian.engines.mongodb.server import Server
 from dataguardian.engines.mongodb.target import look_at
 from dataguardian.engines.mongodb.tlsfiles import key_file, mongodump_can
 from dataguardian.engines.mongodb.tools import find_mongodump, needed_mongodump
+from dataguardian.engines.network import carried
 
 if TYPE_CHECKING:
     from dataguardian.engines.mongodb.server import Link
@@ -121,7 +122,7 @@ class MongoEngine(Engine):
             for name in names:
                 dump = MongodumpDump(link, uri, name, tools, content_of(link, name))
                 dump.warnings.append(_MONGODUMP_HAS_NO_MOMENT if link.has_snapshots else _NO_MOMENT)
-                yield dump
+                yield carried(self._config, dump)
 
     def _by_driver(self, link: Link, names: list[str]) -> Iterator[AbstractContextManager[DumpStream]]:
         import pymongo  # noqa: PLC0415 -- an optional package, loaded when it is needed
@@ -131,7 +132,7 @@ class MongoEngine(Engine):
         for name in names:
             dump = DriverDump(self._server, link, name, moment)
             dump.warnings += [] if moment is not None else [_NO_MOMENT]
-            yield dump
+            yield carried(self._config, dump)
 
     def _targets(self, streams: list[tuple[str, str]]) -> list[str]:
         """Returns the databases that the streams would become; raises UsageError when they do not fit the address."""

@@ -55,7 +55,7 @@ from dataguardian.engines.mysql.statements import Splitter
 from dataguardian.engines.mysql.target import TEMPORARY, look_at, tables_of
 from dataguardian.engines.mysql.tools import DumpProgram, client_programs, program_for
 from dataguardian.engines.mysql.users import Users, script_of
-from dataguardian.engines.network import Endpoint, reached, within
+from dataguardian.engines.network import Endpoint, carried, reached, within
 
 PROBE_SECONDS = 5.0
 PROBE_LIMIT_SECONDS = 10.0
@@ -119,15 +119,15 @@ class MysqlEngine(Engine):
     def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
         with reached(self._config) as endpoint:
             if self._config.database is not None:
-                yield self._dump_of(self._config.database, endpoint, options)
+                yield carried(self._config, self._dump_of(self._config.database, endpoint, options))
                 return
             with self._connect() as session:
                 names, warnings = _databases(session)
                 self._expect_privileges(session, None)
-                yield self._dump_of_globals(session, warnings)
+                yield carried(self._config, self._dump_of_globals(session, warnings))
             for name in names:
                 if _is_chosen(name, options):
-                    yield self._dump_of(name, endpoint, DumpOptions())
+                    yield carried(self._config, self._dump_of(name, endpoint, DumpOptions()))
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))

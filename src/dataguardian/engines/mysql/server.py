@@ -140,11 +140,12 @@ class Server:
         import pymysql  # noqa: PLC0415 -- an optional package, loaded when it is needed
 
         place = f"database {database!r} at {self.place}" if database else self.place
-        try:
-            with reached(self.config) as endpoint, self._opened(endpoint, database, seconds, read_seconds) as session:
-                yield session
-        except pymysql.err.Error as failure:
-            raise translated(failure, place, error) from failure
+        with reached(self.config) as endpoint:
+            try:
+                with self._opened(endpoint, database, seconds, read_seconds) as session:
+                    yield session
+            except pymysql.err.Error as failure:
+                raise translated(failure, place, error) from failure
 
     @contextmanager
     def _opened(

@@ -29,7 +29,7 @@ from dataguardian.engines.base import (
     StoredStream,
     ToolVersion,
 )
-from dataguardian.engines.network import reached, within
+from dataguardian.engines.network import carried, reached, within
 from dataguardian.engines.postgres.config import PostgresConfig, child_environment
 from dataguardian.engines.postgres.dump import TAIL_BYTES, DatabaseDump, GlobalsDump, is_complete_sql
 from dataguardian.engines.postgres.load import feed, without_data
@@ -85,12 +85,12 @@ class PostgresEngine(Engine):
         with reached(self._config) as endpoint:
             environment = child_environment(self._config, endpoint)
             if self._config.database is not None:
-                yield self._dump_of(self._config.database, environment, options)
+                yield carried(self._config, self._dump_of(self._config.database, environment, options))
                 return
             chosen = databases_of(self._databases(options), options)
-            yield self._dump_of_globals(environment)
+            yield carried(self._config, self._dump_of_globals(environment))
             for name, inside in chosen.items():
-                yield self._dump_of(name, environment, inside)
+                yield carried(self._config, self._dump_of(name, environment, inside))
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))

@@ -32,6 +32,7 @@ from dataguardian.engines.base import (
     RestoreStream,
     ToolVersion,
 )
+from dataguardian.engines.network import carried
 from dataguardian.engines.sqlserver.config import SqlServerConfig
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class SqlServerEngine(Engine):
             stream = self._stream(name, program)
             if number == 0:
                 stream.warnings += left_out
-            yield stream
+            yield carried(self._config, stream)
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         from dataguardian.engines.sqlserver.restore import prepare  # noqa: PLC0415 -- see above

@@ -76,7 +76,7 @@ class Server:
         error: type[EngineError] = EngineError,
     ) -> Iterator[Session]:
         """Yields a session whose settings are known. Errors leave as AccessError, DiskFullError, or as `error`."""
-        with self.translated(f"database {database!r} at {self.place}", error), reached(self.config) as endpoint:
+        with reached(self.config) as endpoint, self.translated(f"database {database!r} at {self.place}", error):
             session = self._open(endpoint, database, seconds, answer_seconds)
             try:
                 yield session
