@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from dataguardian.domain.errors import UsageError
@@ -16,6 +17,8 @@ from dataguardian.domain.errors import UsageError
 DEFAULT_PORT = 8484
 DEFAULT_LEASE_SECONDS = 60.0
 MIN_LEASE_SECONDS = 2.0
+MOST_SECONDS = 86_400.0
+LAST_PORT = 65_535
 
 Network = IPv4Network | IPv6Network
 
@@ -54,11 +57,13 @@ class Settings:
             staging_dir=Path(text("STAGING_DIR", tempfile.gettempdir())),
             home=Path(text("HOME", str(Path.home() / ".dataguardian"))).absolute(),
             database_url=given.get("DATABASE_URL") or None,
-            redis_url=given.get("REDIS_URL") or None,
+            redis_url=_redis_url(given.get("REDIS_URL") or None),
             host=text("HOST", "127.0.0.1"),
-            port=int(_number("DATAGUARDIAN_PORT", text("PORT", str(DEFAULT_PORT)))),
-            drain_seconds=_number("DATAGUARDIAN_DRAIN_SECONDS", text("DRAIN_SECONDS", "30")),
-            lease_seconds=_lease("DATAGUARDIAN_LEASE_SECONDS", text("LEASE_SECONDS", str(DEFAULT_LEASE_SECONDS))),
+            port=_port("DATAGUARDIAN_PORT", text("PORT", str(DEFAULT_PORT))),
+            drain_seconds=_seconds("DATAGUARDIAN_DRAIN_SECONDS", text("DRAIN_SECONDS", "30"), 0),
+            lease_seconds=_seconds(
+                "DATAGUARDIAN_LEASE_SECONDS", text("LEASE_SECONDS", str(DEFAULT_LEASE_SECONDS)), MIN_LEASE_SECONDS
+            ),
             timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
             log_level=text("LOG_LEVEL", "info").lower(),
             log_format=text("LOG_FORMAT", "auto").lower(),
@@ -96,18 +101,35 @@ def notifier_networks(environment: Mapping[str, str] | None = None) -> tuple[Net
         ) from error
 
 
-def _number(name: str, text: str) -> float:
+def _port(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
+        raise UsageError(f"{name} is not the number of a port: {text!r}", hint=f"such as {DEFAULT_PORT}")
+    return int(text)
+
+
+def _seconds(name: str, text: str, least: float) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError as error:
         raise UsageError(f"{name} is not a number: {text!r}") from error
-
-
-def _lease(name: str, text: str) -> float:
-    seconds = _number(name, text)
-    if seconds < MIN_LEASE_SECONDS:
-        raise UsageError(f"{name} is too short: {text}", hint=f"at least {MIN_LEASE_SECONDS:g} seconds")
+    if not least <= seconds <= MOST_SECONDS:  # nor is NaN
+        raise UsageError(f"{name} is out of bounds: {text}", hint=f"from {least:g} to {MOST_SECONDS:g} seconds")
     return seconds
+
+
+def _redis_url(url: str | None) -> str | None:
+    """Refuses, without repeating it, what would be a defect in the depths of the client library."""
+    if url is not None:
+        try:
+            known = urlsplit(url).scheme in {"redis", "rediss", "unix"} and urlsplit(url).port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(
+                "REDIS_URL is not the address of a Redis server",
+                hint="redis://host:6379/0, rediss://user:password@host:6379/0 or unix:///run/redis.sock",
+            )
+    return url
 
 
 def _zone(name: str, text: str) -> str:
