@@ -114,4 +114,5 @@ async def _tell(logbook: Logbook, claim: Claim, result: dict[str, Any], *, done:
     spread = Spread.of(claim.storages, result)
     for trouble in spread.troubles:
         await logbook.write("warning", trouble)
-    await logbook.write("info", f"{spread.status}, stored in {spread.where}")
+    several = f", stored in {spread.where}" if len(claim.storages) > 1 else ""
+    await logbook.write("info", f"{spread.status}{several}")
