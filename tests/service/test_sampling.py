@@ -196,6 +196,25 @@ def test_rot_is_told_once(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_more_rot_is_news(tmp_path: Path) -> None:
+    """A backup that is known to be damaged loses another file: that is told, too."""
+
+    async def story(here: Stage) -> None:
+        week = Week(here)
+        (row,) = await backups(here, await here.job(), [3])
+        harm(here, row)
+        await week.begin()
+        await week.sampling.tick()
+        await week.verify()
+        (here.folder / "storage-of-shop" / str(row.backup_path) / "SHA256SUMS").unlink()
+        here.clock.advance(days=7)
+        await week.sampling.tick()
+        await week.verify()
+        assert len(await week.alarms()) == 2
+
+    play(tmp_path, story)
+
+
 def test_a_storage_that_is_away_is_not_rot(tmp_path: Path) -> None:
     """Known to be away it is waited for; found to be away the verification has failed, and one warning says so."""
 

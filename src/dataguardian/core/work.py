@@ -243,9 +243,8 @@ class Work:
             if isinstance(row, Verification):
                 row.ok, row.errors = result["ok"], list(result["errors"])
                 row.details = row.details | {"level": result["level"], "parts": result["parts"]}
-                last = await VerificationRepository(session).newest_of(row.execution_id)
-                known = last is not None and last.ok is False
-                pending = await self._alarm(session, claim, row.errors) if row.ok is False and not known else []
+                news = row.ok is False and not await _is_known(session, row)
+                pending = await self._alarm(session, claim, row.errors) if news else []
                 if "targets" in result:
                     row.details = row.details | {"copies": _copies(claim.storages, result["targets"])}
                 await note_damage(session, claim.execution.id, claim.storages, result.get("targets", ()), now)
@@ -522,6 +521,16 @@ def _new(execution: BackupExecution, now: datetime) -> dict[str, Any]:
 
 def _is_ours(row: Row, claim: WorkClaim) -> bool:
     return row.attempt == claim.attempt and row.status is WorkStatus.RUNNING
+
+
+async def _is_known(session: AsyncSession, row: Verification) -> bool:
+    """Tells whether the last verification found the same damage, and no repair has ended since."""
+    last = await VerificationRepository(session).newest_of(row.execution_id)
+    if last is None or last.ok is not False or not set(row.errors) <= set(last.errors):
+        return False
+    repairs = (await RepairRepository(session).of_execution(row.execution_id, page=1, limit=1)).data
+    repaired = [repair.finished_at for repair in repairs if repair.status is WorkStatus.COMPLETED]
+    return not any(at and last.finished_at and at > last.finished_at for at in repaired)
 
 
 async def _requeue(works: LeaseRepository[Any], row: Row, now: datetime) -> None:
