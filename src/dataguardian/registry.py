@@ -43,6 +43,17 @@ class AdapterConfig(BaseModel, ABC):
 ConfigClass = type[AdapterConfig]
 
 
+@dataclass(frozen=True)
+class ClientProgram:
+    """A client program that an adapter runs, for `doctor`: `install` is the exact command that brings it."""
+
+    name: str
+    path: str | None
+    version: str | None
+    install: str
+    required: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Generic[T]):
     """What a module exports as `ADAPTER`, or several of as `ADAPTERS`."""
@@ -56,6 +67,8 @@ class Adapter(Generic[T]):
     """Builds the thing from an instance of `config`; opens nothing yet."""
     package: str | None = None
     """Import name of the optional package that the extra named like `type` brings; None when the core suffices."""
+    programs: Callable[[], list[ClientProgram]] = list
+    """Looks for the client programs anew at each call."""
 
     @property
     def installed(self) -> bool:

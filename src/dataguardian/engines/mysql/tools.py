@@ -8,17 +8,19 @@ from functools import cache
 from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
-from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.mysql.config import Flavour
 from dataguardian.engines.processes import run_child
 from dataguardian.engines.tools import find_sets
+from dataguardian.engines.tools import install_command as manager_command
+from dataguardian.registry import ClientProgram
 
 _NAMES: dict[Flavour, tuple[str, ...]] = {"MariaDB": ("mariadb-dump", "mysqldump"), "MySQL": ("mysqldump",)}
 _PATTERNS = ("/usr/local/mysql/bin", "/opt/homebrew/opt/m[ay]*/bin", "/usr/lib/mysql*/bin")
-_INSTALL: dict[Flavour, str] = {
-    "MariaDB": "apt install mariadb-client",
-    "MySQL": "apt install mysql-client (from MySQL's own repository)",
+_PACKAGES: dict[Flavour, dict[str, str]] = {
+    "MariaDB": {"": "mariadb-client", "dnf": "mariadb", "pacman": "mariadb-clients", "brew": "mariadb"},
+    "MySQL": {"apt-get": "mysql-client", "dnf": "mysql", "zypper": "mysql-community-client", "brew": "mysql-client"},
 }
+_REPOSITORIES = "https://dev.mysql.com/downloads/repo/"
 _MARIADB = re.compile(r"(?:Distrib |from )?(\d+\.\d+\.\d+)-MariaDB")
 _MYSQL = re.compile(r"(?:Ver|Distrib) (\d+\.\d+\.\d+)(?![\d.]*-MariaDB)")
 
@@ -60,18 +62,24 @@ def program_for(flavour: Flavour, what: str) -> DumpProgram:
     if not fitting:
         raise MissingToolError(
             f"{what} needs {_NAMES[flavour][0]}, which is not installed",
-            hint=f"{_INSTALL[flavour]}, or put the folder that holds it on PATH",
+            hint=f"{install_command(flavour)}, or put the folder that holds it on PATH",
         )
     return max(fitting, key=lambda program: program.release)
 
 
 def client_programs(flavour: Flavour) -> list[ClientProgram]:
     """Returns what `doctor` shows for one of the two types."""
-    install = _INSTALL[flavour]
+    install = install_command(flavour)
     found = [program for program in installed() if program.flavour == flavour] or installed()
     if not found:
         return [ClientProgram(_NAMES[flavour][0], None, None, install)]
     return [ClientProgram(program.name, program.path, program.version, install) for program in found]
+
+
+def install_command(flavour: Flavour) -> str:
+    command = manager_command(_PACKAGES[flavour], f"install {_NAMES[flavour][0]} of {flavour}")
+    # Few distributions carry MySQL's own programs.
+    return command if flavour == "MariaDB" else f"{command} (MySQL's own repositories: {_REPOSITORIES})"
 
 
 @cache

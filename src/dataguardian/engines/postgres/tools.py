@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from dataguardian.domain.errors import MissingToolError
-from dataguardian.engines.base import ClientProgram
 from dataguardian.engines.processes import run_child
 from dataguardian.engines.tools import ToolSet, as_administrator, find_sets, package_manager
 from dataguardian.engines.tools import install_command as manager_command
+from dataguardian.registry import ClientProgram
 
 PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall", "psql")
 NEWEST_KNOWN_MAJOR = 18

@@ -26,7 +26,6 @@ from dataguardian.domain.errors import (
 from dataguardian.domain.urls import Url, absolute_path
 from dataguardian.engines.base import (
     CheckStatus,
-    ClientProgram,
     DumpOptions,
     DumpStream,
     Engine,
@@ -49,6 +48,7 @@ from dataguardian.engines.sqlite.process import (
     translated,
 )
 from dataguardian.engines.sqlite.restore import STREAM_KIND, disk_error, write_all
+from dataguardian.registry import ClientProgram
 
 MAGIC = b"SQLite format 3\x00"
 """The first bytes of every database (https://sqlite.org/fileformat.html#magic_header_string)."""

@@ -21,7 +21,6 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines.base import (
     CheckStatus,
-    ClientProgram,
     DumpOptions,
     DumpStream,
     Engine,
@@ -34,6 +33,7 @@ from dataguardian.engines.base import (
 )
 from dataguardian.engines.network import carried
 from dataguardian.engines.sqlserver.config import SqlServerConfig
+from dataguardian.registry import ClientProgram
 
 if TYPE_CHECKING:
     from dataguardian.engines.sqlserver.server import Server
@@ -87,14 +87,16 @@ class SqlServerEngine(Engine):
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         from dataguardian.engines.sqlserver.restore import prepare  # noqa: PLC0415 -- see above
-        from dataguardian.engines.sqlserver.sqlpackage import INSTALL, find_sqlpackage  # noqa: PLC0415 -- see above
+        from dataguardian.engines.sqlserver.sqlpackage import find_sqlpackage, install_command  # noqa: PLC0415 -- see above
 
         chosen = list(streams)
         for name, kind in chosen:
             if kind not in (TDS_STREAM, BACPAC_STREAM):
                 raise UsageError(f"stream {name!r} is of kind {kind}: this backup is not one of a SQL Server")
             if kind == BACPAC_STREAM and find_sqlpackage() is None:
-                raise MissingToolError("this backup is a .bacpac, and sqlpackage is not installed", hint=INSTALL)
+                raise MissingToolError(
+                    "this backup is a .bacpac, and sqlpackage is not installed", hint=install_command()
+                )
         if self._config.database is not None and len(chosen) != 1:
             raise UsageError(
                 f"{self._config.describe()} is one database, and {len(chosen)} streams were chosen",
@@ -172,7 +174,9 @@ class SqlServerEngine(Engine):
         method = self._config.method or "auto"
         found = None if method == "tds" else sqlpackage.find_sqlpackage()
         if method == "sqlpackage" and found is None:
-            raise MissingToolError("sqlpackage is asked for (method) and is not installed", hint=sqlpackage.INSTALL)
+            raise MissingToolError(
+                "sqlpackage is asked for (method) and is not installed", hint=sqlpackage.install_command()
+            )
         usable = sqlpackage.is_usable(self._config)
         if method == "sqlpackage" and not usable:
             raise UsageError(
@@ -216,11 +220,12 @@ def validate(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> No
 
 
 def _programs() -> list[ClientProgram]:
-    from dataguardian.engines.sqlserver.sqlpackage import INSTALL, PROGRAM, find_sqlpackage  # noqa: PLC0415 -- see above
+    from dataguardian.engines.sqlserver.sqlpackage import PROGRAM, find_sqlpackage, install_command  # noqa: PLC0415 -- see above
 
     found = find_sqlpackage()
     path = found.path(PROGRAM) if found else None
-    return [ClientProgram(PROGRAM, path, found.version if found else None, install=INSTALL, required=False)]
+    version = found.version if found else None
+    return [ClientProgram(PROGRAM, path, version, install_command(), required=False)]
 
 
 ADAPTER = EngineAdapter(

