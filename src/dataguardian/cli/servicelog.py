@@ -6,14 +6,16 @@ values of variables, because some of them are secrets.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import Literal, cast
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.types import EventDict, Processor
+from structlog.types import EventDict, ExcInfo, Processor
 
+from dataguardian.cli.output import visible
 from dataguardian.domain.errors import UsageError
 from dataguardian.settings import Settings
 
@@ -93,10 +95,24 @@ def _in_order(_: object, __: str, event: EventDict) -> EventDict:
     return {name: event.pop(name) for name in FIRST if name in event} | dict(event)
 
 
+def _harmless(_: object, __: str, event: EventDict) -> EventDict:
+    """Keeps a line one line, and a terminal as it is, whatever a name or an address holds. JSON does so by itself."""
+    return {
+        name: visible(value).replace("\n", "\\n") if isinstance(value, str) else value for name, value in event.items()
+    }
+
+
+def _plain_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(visible(text.getvalue()))
+
+
 def _ends(log_format: Format) -> list[Processor]:
     if log_format == "console":
         return [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _harmless,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback),
         ]
     without_values = ExceptionDictTransformer(show_locals=False, max_frames=TRACEBACK_FRAMES)
     return [

@@ -70,6 +70,7 @@ class EmbeddedServer:
             stderr=subprocess.DEVNULL,
             cwd=self._directory,
             start_new_session=True,
+            umask=0o077,
             pass_fds=[lock.fileno()],
         )
 
