@@ -188,6 +188,34 @@ def test_prune_removes_what_the_sections_leave_out(own_service: Service, tmp_pat
     assert own_service.told("apply", "-f", str(tmp_path / "empty.yaml")) == "nothing to change\n"
 
 
+def test_further_storage_locations_are_names(service: Service, tmp_path: Path, names: dict[str, str]) -> None:
+    """A job's storage_targets are names in the file, whether they are there already or declared beside it; the job has
+    their ids, `export` tells the names again, and applying that is nothing.
+    """
+    file = written(tmp_path, names)
+    text = file.read_text().replace(
+        "backup_jobs:",
+        f"  further {names['disk']}:\n    type: local\n    config: {{path: /srv/further}}\nbackup_jobs:",
+    )
+    options = f"    backup_options: {{storage_targets: ['further {names['disk']}'], storage_strategy: fallback}}\n"
+    text = text.replace(f"    storage_location: {names['disk']}\n", f"    storage_location: {names['disk']}\n{options}")
+    file.write_text(text)
+    dry = service.told("apply", "-f", str(file), "--dry-run", env=ENV)
+    assert f'backup_options.storage_targets: ["further {names["disk"]}"]' in dry
+    service.ok("apply", "-f", str(file), "--yes", env=ENV)
+    assert service.told("apply", "-f", str(file), env=ENV) == "nothing to change\n"
+    further = service.ok("storage", "show", f"further {names['disk']}")["id"]
+    assert service.ok("job", "show", names["job"])["backup_options"]["storage_targets"] == [further]
+    exported = yaml.safe_load(service.told("export"))["backup_jobs"][names["job"]]["backup_options"]
+    assert exported["storage_targets"] == [f"further {names['disk']}"]
+    file.write_text(text.replace("storage_targets: ['further", "storage_targets: ['farther"))
+    refused = service.refused(2, "apply", "-f", str(file), "--yes", env=ENV)
+    assert "there is no storage location 'farther" in str(refused)
+    file.write_text(text.replace(f"['further {names['disk']}']", "[]"))
+    service.ok("apply", "-f", str(file), "--yes", env=ENV)
+    assert service.ok("job", "show", names["job"])["backup_options"]["storage_targets"] == []
+
+
 def test_what_is_in_use_is_not_pruned(service: Service, tmp_path: Path) -> None:
     """A job with a backup cannot go: the error says so, and what had been done before it."""
     thing = service.prepared()
