@@ -15,6 +15,7 @@ import asyncssh
 
 from dataguardian.domain.errors import DataGuardianError, StorageDeniedError
 from dataguardian.ssh import SshTarget
+from dataguardian.ssh.bulk import Bulk
 from dataguardian.ssh.client import connect, run
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Session:
 class _Connection:
     def __init__(self, connection: asyncssh.SSHClientConnection, target: SshTarget) -> None:
         self._connection = connection
+        self._bulk = Bulk(connection)
         self._target = target
         self._sessions: list[Session] = []
         self._limit = MAX_SESSIONS
@@ -102,6 +104,7 @@ class _Connection:
     async def _opened(self, otherwise: Session | None) -> Session:
         try:
             session = Session(await self._connection.start_sftp_client(path_errors="surrogateescape"))
+            self._bulk.add(session.client)
         except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
             if otherwise is not None:
                 self._limit = len(self._sessions)

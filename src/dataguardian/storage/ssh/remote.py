@@ -91,13 +91,17 @@ class Remote:
         await self._sweep(session)
 
     async def get(self, session: Session, path: Path, max_bytes: int) -> bytes:
-        size_bytes = (await self.stat(session, path)).size_bytes
-        if size_bytes > max_bytes:
-            raise IntegrityError(
-                f"{shown(path)} in {self._address} is larger than the {max_bytes} bytes it may have at most",
-                path=shown(path),
-            )
-        return await self._read(session, self._at(path), size_bytes) if size_bytes else b""
+        await self.stat(session, path)
+        async with self._opened(session, self._at(path), asyncssh.FXF_READ) as file:
+            size_bytes = _entry(
+                "", await session.ask(file.stat())
+            ).size_bytes  # of what was opened, which is not replaced
+            if size_bytes > max_bytes:
+                raise IntegrityError(
+                    f"{shown(path)} in {self._address} is larger than the {max_bytes} bytes it may have at most",
+                    path=shown(path),
+                )
+            return await self._read(session, file, size_bytes) if size_bytes else b""
 
     async def stat(self, session: Session, path: Path) -> Entry:
         """Raises ObjectMissingError for what is no object, such as a folder."""
@@ -188,30 +192,29 @@ class Remote:
         async with self._opened(session, name, flags) as file:
 
             async def move(offset: int, length: int) -> None:
-                await file.write(bytes(view[offset : offset + length]), offset)
+                await file.write(cast("bytes", view[offset : offset + length]), offset)  # any buffer will do
 
             await session.in_blocks(view.nbytes, session.client.limits.max_write_len, move)
             await self._sync(session, file)
 
-    async def _read(self, session: Session, name: str, size_bytes: int) -> bytes:
+    async def _read(self, session: Session, file: asyncssh.SFTPClientFile, size_bytes: int) -> bytes:
         """Returns the first `size_bytes` of a file, fewer when it has become shorter."""
         buffer = io.BytesIO()
         buffer.seek(size_bytes - 1)
         buffer.write(b"\0")  # room for all of it at once: `getvalue` then gives the bytes without a copy
         ends = {size_bytes}
-        async with self._opened(session, name, asyncssh.FXF_READ) as file:
 
-            async def move(offset: int, length: int) -> None:
-                while length:
-                    data = cast("bytes", await session.ask(file.read(length, offset)))
-                    if not data:
-                        ends.add(offset)
-                        return
-                    buffer.seek(offset)
-                    buffer.write(data)
-                    offset, length = offset + len(data), length - len(data)
+        async def move(offset: int, length: int) -> None:
+            while length:
+                data = cast("bytes", await session.ask(file.read(length, offset)))
+                if not data:
+                    ends.add(offset)
+                    return
+                buffer.seek(offset)
+                buffer.write(data)
+                offset, length = offset + len(data), length - len(data)
 
-            await session.in_blocks(size_bytes, session.client.limits.max_read_len, move)
+        await session.in_blocks(size_bytes, session.client.limits.max_read_len, move)
         buffer.truncate(min(ends))
         return buffer.getvalue()
 
