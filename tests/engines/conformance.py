@@ -43,6 +43,8 @@ class EngineFixture(ABC):
     """False for what is a local path: no passwords, no ports, nothing to kill."""
     is_consistent: ClassVar[bool] = True
     """False where a dump cannot be one point in time while others write (a folder of files)."""
+    repeats: ClassVar[str | None] = None
+    """The type of another fixture with the same code and server: then the stories of REPEATED suffice for this one."""
     replaces_at_end: ClassVar[bool] = True
     """False where a restore with drop_existing cannot leave the old content alone when the server dies half-way."""
 
@@ -254,14 +256,15 @@ def _is_zombie(pid: int) -> bool:
 
 @contextmanager
 def watched_command_lines() -> Iterator[set[bytes]]:
-    """Gathers every command line that any process of this machine has while the block runs."""
+    """Gathers every command line that any process of this machine has that begins while the block runs."""
     seen: set[bytes] = set()
     stop = threading.Event()
+    before = set(os.listdir("/proc"))  # noqa: PTH208 -- see below
 
     def watch() -> None:
         while not stop.wait(0.03):
             for name in os.listdir("/proc"):  # noqa: PTH208 -- as quick as can be
-                if name.isdigit():
+                if name.isdigit() and name not in before:
                     try:
                         seen.add(Path(f"/proc/{name}/cmdline").read_bytes())
                     except OSError:

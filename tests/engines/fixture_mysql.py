@@ -144,6 +144,7 @@ class MariadbFixture(EngineFixture):
 
 class MysqlFixture(MariadbFixture):
     type: ClassVar[str] = "mysql"
+    repeats: ClassVar[str | None] = "mariadb"
 
 
 FIXTURES = [MariadbFixture, MysqlFixture]
