@@ -19,7 +19,9 @@ from tests.storage.processes import program
 
 
 class SftpRemoteHarness(Harness):
-    kill_bytes: ClassVar[int] = 32 * MIB
+    kill_bytes: ClassVar[int] = 16 * MIB
+    kills: ClassVar[int] = 4
+    rounds: ClassVar[int] = 10
 
     def __init__(self, server: SshServer, folder: Path) -> None:
         self.server = server

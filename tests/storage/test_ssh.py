@@ -56,6 +56,20 @@ def harness_on(server: SshServer) -> Iterator[SshHarness]:
         remove(folder)
 
 
+def test_keys_are_renewed_while_much_is_sent() -> None:
+    """A server that wants new keys after each mebibyte gets them, in the middle of what goes to and fro."""
+    content = pattern("renewed", 6 * MIB)
+    with ssh_server(settings="RekeyLimit 1M") as server:
+        for harness in harness_on(server):
+            storage = harness.open()
+
+            def to_and_fro(name: str, storage: Storage = storage) -> None:
+                storage.put(name, content)
+                assert storage.get(name, len(content)) == content
+
+            in_parallel(*(partial(to_and_fro, name) for name in "abc"))
+
+
 CALLS: dict[str, Callable[[Storage, str], object]] = {
     "put": lambda storage, path: storage.put(path, b"x"),
     "get": lambda storage, path: storage.get(path, 10),

@@ -27,6 +27,7 @@ class BackblazeConfig(RemoteConfig):
     application_key_id: Word | None = None
     application_key: SecretStr | None = None
     endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = _REALM
+    ca_file: str | None = None
 
     @model_validator(mode="after")
     def _fields_belong_together(self) -> Self:

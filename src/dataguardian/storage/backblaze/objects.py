@@ -52,7 +52,9 @@ class BackblazeStorage(Storage):
         self._config = config
         self._address = config.describe()
         self._root = f"{config.prefix}/" if config.prefix else ""
-        self._http = BoundedB2Http(address=self._address, timeout_seconds=config.timeout_seconds)
+        self._http = BoundedB2Http(
+            address=self._address, timeout_seconds=config.timeout_seconds, ca_file=config.ca_file
+        )
         self._raw = B2RawHTTPApi(self._http)
         self._session: _Session | None = None
         self._upload_urls: list[tuple[str, str]] = []

@@ -21,7 +21,7 @@ from dataguardian.domain.errors import (
     StorageUnreachableError,
 )
 from dataguardian.domain.sizes import MIB
-from dataguardian.storage.transport.http import Answer, HttpPeer
+from dataguardian.storage.transport.http import Answer, HttpPeer, tls_context
 
 MAX_JSON_BYTES = 32 * MIB
 _TRANSIENT_STATUS = {408, 409, 425, 429}
@@ -47,7 +47,8 @@ _KINDS: dict[str, tuple[type[DataGuardianError], str]] = {
 class BoundedB2Http:
     """Has the methods of b2sdk's `B2Http` that its raw API calls for what we do."""
 
-    def __init__(self, *, address: str, timeout_seconds: float) -> None:
+    def __init__(self, *, address: str, timeout_seconds: float, ca_file: str | None = None) -> None:
+        self._tls = tls_context(verify=True, ca_file=ca_file) if ca_file else None
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._peers: dict[tuple[str, str, int | None], HttpPeer] = {}
@@ -83,7 +84,7 @@ class BoundedB2Http:
     def _peer(self, scheme: str, host: str, port: int | None) -> HttpPeer:
         key = (scheme, host, port)
         if key not in self._peers:
-            self._peers[key] = HttpPeer(scheme, host, port, timeout_seconds=self._timeout_seconds)
+            self._peers[key] = HttpPeer(scheme, host, port, timeout_seconds=self._timeout_seconds, tls=self._tls)
         return self._peers[key]
 
     def _json(self, answer: Answer) -> Any:  # noqa: ANN401 -- JSON

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dataguardian.domain.errors import StorageConnectionError, StorageUnreachableError
 from dataguardian.domain.sizes import KIB, MIB
+from dataguardian.storage.transport.proxies import Proxy, proxy_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,6 +78,8 @@ class HttpPeer:
         name = f"[{host}]" if ":" in host else host
         self.address = f"{scheme}://{name}" + (f":{port}" if port else "")
         self.host_header = name if port in (None, 443 if self._tls else 80) else f"{name}:{port}"
+        self._authority = f"{name}:{self.port}"
+        self._proxy = proxy_for(scheme, host, self.port)
 
     def request(
         self,
@@ -93,7 +96,9 @@ class HttpPeer:
         """
         with self._translated():
             deadline = Deadline(self._timeout_seconds, max(len(body), max_bytes))
-            sock = self._connection()
+            sock = self._connection(deadline)
+            if self._proxy and not self._tls:
+                target, headers = f"http://{self._authority}{target}", {**headers, **self._proxy.headers}
             try:
                 response = _exchange(sock, _head(method, target, self.host_header, headers, len(body)), body, deadline)
                 response.begin()
@@ -104,20 +109,40 @@ class HttpPeer:
             self._keep(sock, response)
             return answer
 
-    def _connection(self) -> socket.socket:
+    def _connection(self, deadline: Deadline) -> socket.socket:
         with self._lock:
             while self._idle:
                 since, sock = self._idle.pop()
                 if time.monotonic() - since < IDLE_SECONDS and _is_quiet(sock):
                     return sock
                 sock.close()
-        sock = socket.create_connection((self.host, self.port), min(CONNECT_SECONDS, self._timeout_seconds))
+        sock = self._opened()
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._proxy and self._tls:
+                self._tunnel(sock, self._proxy, deadline)
             return self._tls.wrap_socket(sock, server_hostname=self.host) if self._tls else sock
         except BaseException:
             sock.close()
             raise
+
+    def _opened(self) -> socket.socket:
+        seconds = min(CONNECT_SECONDS, self._timeout_seconds)
+        if self._proxy is None:
+            return socket.create_connection((self.host, self.port), seconds)
+        try:
+            return socket.create_connection((self._proxy.host, self._proxy.port), seconds)
+        except OSError as error:
+            raise connection_error(error, f"the proxy {self._proxy.address}") from error
+
+    def _tunnel(self, sock: socket.socket, proxy: Proxy, deadline: Deadline) -> None:
+        """Lets the proxy connect `sock` to the server. The server says nothing before we do: no byte of it is lost."""
+        head = _head("CONNECT", self._authority, self._authority, proxy.headers, 0)
+        response = _exchange(sock, head, b"", deadline)
+        response.begin()
+        if response.status != http.client.OK:
+            raise proxy.refusal(response.status, response.reason, self.address)
+        sock.settimeout(deadline.wait_seconds())
 
     def _keep(self, sock: socket.socket, response: _Response) -> None:
         if response.will_close or response.answered_early or not response.isclosed():
