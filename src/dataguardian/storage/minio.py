@@ -23,10 +23,11 @@ def _host_and_port(text: str) -> str:
     bare = text.partition("://")[2] or text
     parts = urlsplit(f"//{bare.rstrip('/')}")
     try:
-        is_good = bool(parts.hostname) and (parts.port or 1) > 0
+        is_plain = text.isascii() and text.isprintable() and not set(text) & set(" @?#\\")
+        is_good = is_plain and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_good = False
-    if not is_good or parts.username or parts.path or parts.query or parts.fragment:
+    if not is_good or parts.path:
         raise ValueError("must be a host and a port such as minio.example.org:9000")
     return text.rstrip("/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def restore_by_hand(database: str, *, users: bool) -> list[str]:
     the rest of its defaults would restore less than was there.
     """
     command = "mongorestore --archive --maintainInsertionOrder --bypassDocumentValidation"
-    with_users = f"{command} --db={database} --restoreDbUsersAndRoles"
+    with_users = f"{command} {shlex.quote(f'--db={database}')} --restoreDbUsersAndRoles"
     return [command, with_users] if users and database != "admin" else [command]
 
 

@@ -150,6 +150,11 @@ def run_sqlpackage(
             "TrustServerCertificate": str(mode not in ("verify-ca", "verify-full")),
         }
         lines = [*arguments, *(f"/{side}{key}:{value}" for key, value in connection.items())]
+        if any(_is_odd(line) for line in lines):
+            raise error(
+                "sqlpackage cannot be given names with quotes, line breaks or blanks at their ends",
+                hint="method=tds in the address does without it",
+            )
         write_file(response, ("".join(f'"{line}"\n' for line in lines).encode(),))
         with ChildProcess([program.path(PROGRAM), f"@{response}"], stdout=True) as child:
             tail = b""

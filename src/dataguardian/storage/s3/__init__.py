@@ -44,10 +44,11 @@ def _prefix(text: str) -> str:
 def _endpoint(text: str) -> str:
     parts = urlsplit(text)
     try:
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_plain = text.isascii() and text.isprintable() and not set(text) & set(" @?#\\")
+        is_good = is_plain and parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_good = False
-    if not is_good or parts.username or parts.path.strip("/") or parts.query or parts.fragment:
+    if not is_good or parts.path.strip("/"):
         raise ValueError("must be an address such as https://s3.example.org or http://127.0.0.1:9000")
     return text.rstrip("/")
 
