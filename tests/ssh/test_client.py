@@ -156,7 +156,9 @@ def test_a_wrong_configured_host_key_is_refused(sshd: SshServer) -> None:
         with pytest.raises(AuthenticationError, match="host key"):
             sign_in(sshd.target(host_key=host_key))
     with pytest.raises(UsageError, match="no host key"):
-        sign_in(sshd.target(host_key="nonsense"))
+        sign_in(sshd.target(host_key="ssh-ed25519 AAAAnonsense"))
+    with pytest.raises(ValueError, match="no host key"):
+        sshd.target(host_key="nonsense")
 
 
 def test_people_may_write_the_file_too(sshd: SshServer, known_hosts: Path) -> None:

@@ -10,6 +10,7 @@ This module is light; `client`, `pins` and `forward` bring asyncssh.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -24,11 +25,23 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 22
 
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+_KEY = re.compile(r"(.*\s)?(ssh|ecdsa|sk)-\S+\s+AAAA[A-Za-z0-9+/]+=*(\s.*)?", re.DOTALL)
+
 
 def _host(text: str) -> str:
     if not text or text.startswith("-") or any(char.isspace() or char in "/@\0,*?!|" for char in text):
         raise ValueError("this is not a host name or an IP address")
     return text
+
+
+def _host_key(text: str) -> str:
+    if not _FINGERPRINT.fullmatch(text.strip()) and not _KEY.fullmatch(text.strip()):
+        raise ValueError("this is no host key: give a line as `ssh-keyscan HOST` prints it, or a fingerprint SHA256:…")
+    return text
+
+
+HostKey = Annotated[str, AfterValidator(_host_key)]
 
 
 class SshTarget(BaseModel):
@@ -47,7 +60,7 @@ class SshTarget(BaseModel):
     private_key: SecretStr | None = None
     private_key_file: str | None = None
     passphrase: SecretStr | None = None
-    host_key: str | None = None
+    host_key: HostKey | None = None
 
     def __str__(self) -> str:
         """Returns the address without secrets."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator, SecretStr, Validatio
 
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
-from dataguardian.ssh import DEFAULT_PORT, SshTarget
+from dataguardian.ssh import DEFAULT_PORT, HostKey, SshTarget
 from dataguardian.storage.base import RemoteConfig, Storage, StorageAdapter
 
 _HOME = "/~"
@@ -46,7 +46,7 @@ class SshConfig(RemoteConfig):
     private_key: SecretStr | None = None
     private_key_file: str | None = None
     passphrase: SecretStr | None = None
-    host_key: str | None = None
+    host_key: HostKey | None = None
     remote_path: Annotated[str, PlainValidator(_folder)]
 
     @classmethod
