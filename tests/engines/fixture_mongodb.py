@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dataguardian.domain.urls import parse_url
+from dataguardian.engines.mongodb import server
 from tests.engines.conformance import EngineFixture
 from tests.engines.mongodb_tools import build_everything, content
 from tests.mongo import MongoServer, require_mongo
@@ -24,10 +25,13 @@ class MongoFixture(EngineFixture):
     def __init__(self) -> None:
         require_mongo()
         self._server = MongoServer(auth=True)
+        # A killed server on this machine needs no five seconds to be given up.
+        self._patience, server._SELECTION_SECONDS = server._SELECTION_SECONDS, 1.5
         self._numbers = itertools.count(1)
         self._large = ""
 
     def close(self) -> None:
+        server._SELECTION_SECONDS = self._patience
         self._server.close()
 
     def sample(self) -> str:
