@@ -35,6 +35,12 @@ class Secure:
         return f"mongodb://{host}:{self.server.port}/{self.database}?directConnection=true&{keys}&{query}"
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on this machine that has not answered in clear text within a second never will."""
+    monkeypatch.setattr(mongodb_server, "_SELECTION_SECONDS", 1.0)
+
+
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     require_mongo()
