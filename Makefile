@@ -11,7 +11,7 @@ export DATAGUARDIAN_HOME
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --root-user-action=ignore
 
-.PHONY: up tour test lint bench clean tools
+.PHONY: up tour test lint audit bench clean tools
 .NOTPARALLEL:
 
 up: .venv/.installed
@@ -30,6 +30,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known weaknesses of what is installed; without a network it says so and does not fail.
+audit: .venv/.installed-dev
+	@.ci/audit $(BIN)
 
 bench: .venv/.installed-dev
 	@.ci/setup-tools zstd lz4 gzip tar setpriv:util-linux sha256sum:coreutils restic borg:borgbackup redis-server /usr/sbin/sshd:openssh-server

@@ -21,7 +21,7 @@ _BY_SORT_ORDER = (
 
 def encoding_of(collation: bytes) -> str:
     """Returns Python's name of the code page; cp1252, the commonest, where nothing else is known."""
-    bits, sort_order = int.from_bytes(collation[:4], "little"), collation[4] if len(collation) > 4 else 0  # noqa: PLR2004
+    bits, sort_order = int.from_bytes(collation[:4], "little"), collation[4] if len(collation) > 4 else 0  # noqa: PLR2004 -- a byte
     if bits & _UTF8:
         return "utf-8"
     if sort_order:
