@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import SecretStr
 
@@ -18,6 +19,8 @@ from tests.storage.s3_servers import Keys, moto_s3
 
 
 class MinioHarness(S3Harness):
+    many_objects: ClassVar[int] = 2_500
+
     @property
     def config(self) -> StorageConfig:
         return self.of(self.server.owner)
