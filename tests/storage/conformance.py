@@ -35,7 +35,7 @@ from dataguardian.storage.retrying import wrap
 from tests.storage.proxy import TcpProxy, Wire, bounded
 
 SPAWN = multiprocessing.get_context("spawn")
-LARGE_BYTES = 256 * MIB
+LARGE_BYTES = 128 * MIB
 FULL_BYTES = 8 * MIB
 """More than the storage that `Harness.full` gives may hold; a mebibyte fits."""
 
@@ -449,7 +449,7 @@ class StorageConformance:
         assert caught.value.exit_code == 5
 
     def test_large_objects_are_not_copied_in_memory(self, harness: Harness) -> None:
-        """256 MiB go in and out whole, and cost no more memory than the caller's own copy and the answer."""
+        """128 MiB go in and out whole, and cost no more memory than the caller's own copy and the answer."""
         answer, theirs = SPAWN.Pipe()
         child = SPAWN.Process(target=_put_and_get_large, args=(harness.config, theirs))
         child.start()
