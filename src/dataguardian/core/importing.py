@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.catalog import Backup, Listing, list_backups, load_backup
@@ -97,15 +98,17 @@ class Importer:
         listing: Listing = await asyncio.to_thread(list_backups, storage)
         count = 0
         for directory, manifest in listing.backups:
-            async with self._context.db.read() as session:
-                row = await ExecutionRepository(session).find(_uuid(manifest.execution_id))
-            if row is not None and row.status in _RECORDED:
-                await self._note_copy(row, directory, manifest.checksum, location)
-                continue
             try:
+                async with self._context.db.read() as session:
+                    row = await ExecutionRepository(session).find(_uuid(manifest.execution_id))
+                if row is not None and row.status in _RECORDED:
+                    await self._note_copy(row, directory, manifest.checksum, location)
+                    continue
                 count += await self._record(storage, directory, location)
             except (IntegrityError, ObjectMissingError) as error:  # the others must not suffer from it
                 log.warning("a damaged backup was not imported", backup=directory, message=error.message)
+            except (ValueError, StatementError) as error:  # text that no catalogue can hold: NUL, halves of surrogates
+                log.warning("a backup was not imported", backup=directory, message=type(error).__name__)
         return count
 
     async def _note_copy(self, row: BackupExecution, directory: str, checksum: str, location: StorageLocation) -> None:
