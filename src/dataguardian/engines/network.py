@@ -30,6 +30,7 @@ from pydantic import (
 from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.domain.urls import Url, parse_url
 from dataguardian.engines.base import DumpStream, EngineConfig, ProbeResult
+from dataguardian.ssh import HostKey, SshTarget, local_forward
 
 if TYPE_CHECKING:
     import ssl
@@ -93,7 +94,7 @@ class SshTunnel(BaseModel):
     private_key: SecretStr | None = None
     private_key_file: AbsolutePath | None = None
     passphrase: SecretStr | None = None
-    host_key: Text | None = None
+    host_key: HostKey | None = None
 
     @classmethod
     def from_url(cls, url: Url) -> Self:
@@ -310,8 +311,6 @@ def _leave(way: _Way, tunnel: _Tunnel) -> None:
 
 def _forward(tunnel: SshTunnel, host: str, port: int) -> LocalForward:
     """Returns `ssh -L` to host:port as the tunnel's machine sees it."""
-    from dataguardian.ssh import SshTarget, local_forward  # noqa: PLC0415 -- heavy, and most never need it
-
     return local_forward(SshTarget.model_validate(tunnel.model_dump()), host, port)
 
 
