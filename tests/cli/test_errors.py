@@ -53,7 +53,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["backup", "mysql://u:{s}@h/d", "{st}"], "known:"),
+        (["backup", "oracle://u:{s}@h/d", "{st}"], "known:"),
         (["backup", "file:///etc", "{st}"], "is the address of a storage"),
         (["backup", "files:///etc", "sqlite:///x.db"], "is the address of a source"),
         (["list", "ftp://u:{s}@h/d"], "known:"),

@@ -23,7 +23,7 @@ def test_all_backups_of_a_storage_are_checked(program: Program, tree: Path, shop
     ]
     assert (deep.json["ok"], deep.json["level"], deep.json["good"]) == (True, "deep", 2)
     part = next(Path(second.removeprefix("file://")).rglob("000001.zst"))
-    part.write_bytes(part.read_bytes()[:-1] + b"!")
+    part.write_bytes(part.read_bytes()[:-1] + bytes([part.read_bytes()[-1] ^ 1]))
     bad = program.run("verify", "--all", program.storage)
     assert bad.code == 3
     assert "DAMAGED" in bad.out

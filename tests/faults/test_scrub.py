@@ -17,7 +17,8 @@ def test_a_sample_survives_kill_9(service: Service) -> None:
     for _ in range(BACKUPS - 1):
         service.ended(f"/api/executions/{service.post(job)['execution_id']}")
     part = next((service.home / "backups" / first["backup_path"]).rglob("000001.*"))
-    part.write_bytes(part.read_bytes()[:-1] + b"!")
+    *whole, last = part.read_bytes()
+    part.write_bytes(bytes([*whole, last ^ 1]))
     service.put("/api/system/settings/scrub", {"value": {"percent": 100}})
     planned = service.post("/api/system/scrub")["sample"]["storage_locations"]
     assert [(entry["planned"], entry["active"]) for entry in planned] == [(BACKUPS, BACKUPS)]

@@ -165,10 +165,12 @@ class Targets:
     def _submit(self, call: _Call) -> None:
         line = call.line
         with self._news:
+            if self._stopped:  # the threads may have ended: nobody would do it, and the removal would wait for it
+                raise CancelledError("the run is over")
             line.under_way += 1
             start = line.under_way > line.threads and line.threads < line.most
             line.threads += int(start)
-        line.calls.put(call)
+            line.calls.put(call)
         if start:
             threading.Thread(target=self._serve, args=(line,), name="target", daemon=True).start()
 
