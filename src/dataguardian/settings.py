@@ -89,10 +89,14 @@ class Settings:
         return self.home / "catalogue.db"
 
 
+NOTIFIER_NETWORKS = "127.0.0.0/8,::1"
+"""A receiver on the same machine is usual, and this release's service is reached from there only."""
+
+
 def notifier_networks(environment: Mapping[str, str] | None = None) -> tuple[Network, ...]:
     """Returns the networks of this machine and its link that messages may go to; raises UsageError when one is none."""
     given = os.environ if environment is None else environment
-    texts = given.get("DATAGUARDIAN_NOTIFIER_NETWORKS", "").replace(",", " ").split()
+    texts = given.get("DATAGUARDIAN_NOTIFIER_NETWORKS", NOTIFIER_NETWORKS).replace(",", " ").split()
     try:
         return tuple(ip_network(text) for text in texts)
     except ValueError as error:

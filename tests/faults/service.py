@@ -138,7 +138,6 @@ class Service:
         self.fault_folder.mkdir()
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DATAGUARDIAN_", "DATABASE_"))}
         given = {"DATAGUARDIAN_HOME": str(self.home), MARK: self.mark, "DATAGUARDIAN_LOG_FORMAT": "json"}
-        given["DATAGUARDIAN_NOTIFIER_NETWORKS"] = "127.0.0.0/8"
         if self.points:
             given |= {"FAULT_POINTS": ";".join(self.points), "FAULT_FOLDER": str(self.fault_folder)}
             given |= {"PYTHONPATH": str(POINTS)}

@@ -1,4 +1,5 @@
-"""Where notifications may not go: this machine, its link, and the services that hand out a cloud machine's credentials.
+"""Where notifications may not go: this machine's link, the services that hand out a cloud machine's credentials, and,
+when the setting says so, this machine itself.
 
 What counts is the address that a connection is opened to, after every name was looked up: neither a name that leads
 there, nor another way to write a number, nor a redirect, nor a name server that changes its mind gets around it.
@@ -60,7 +61,7 @@ def refuse_forbidden(host: object, networks: Sequence[Network] | None = None) ->
 def forbidden(where: str) -> NotifierRejectedError:
     return NotifierRejectedError(
         f"{where} leads to this machine, its own link or a cloud's metadata service, where messages may not go",
-        hint=f"where that is meant, the service's environment allows it: {SETTING}=127.0.0.0/8,::1 (or other networks)",
+        hint=f"where that is meant, the service's environment allows it: {SETTING}=127.0.0.0/8,::1,…",
     )
 
 
