@@ -31,7 +31,7 @@ class Target:
         if not drop_existing:
             raise TargetNotEmptyError(
                 f"database {self.name!r} at {self.place} is not empty",
-                hint="restore into another database, or give --drop-existing to replace this one",
+                hint="restore into another database, or give --drop-existing (drop_existing) to replace this one",
                 database=self.name,
             )
         if series := [str(info["name"]) for info in self.collections if info.get("type") == "timeseries"]:

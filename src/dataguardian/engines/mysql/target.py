@@ -47,7 +47,7 @@ class Target:
         if not self.empty and not drop_existing:
             raise TargetNotEmptyError(
                 f"database {self.name!r} at {self.place} is not empty",
-                hint="restore into another database, or give --drop-existing to replace this one",
+                hint="restore into another database, or give --drop-existing (drop_existing) to replace this one",
                 database=self.name,
             )
         if self.missing:

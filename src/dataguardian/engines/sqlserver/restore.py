@@ -60,7 +60,7 @@ def expect_leave(server: Server, target: Target, options: RestoreOptions) -> Non
     if not target.is_empty and not options.drop_existing:
         raise TargetNotEmptyError(
             f"database {target.name!r} at {server.place} holds something",
-            hint="restore to another name, or give --drop-existing to replace it",
+            hint="restore to another name, or give --drop-existing (drop_existing) to replace it",
         )
 
 
