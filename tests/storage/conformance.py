@@ -74,6 +74,9 @@ class Harness(ABC):
     many_objects: ClassVar[int] = 10_000
     """How many are listed: all of them once per implementation, a few pages of them on its further peers."""
 
+    reads_whole: ClassVar[bool] = True
+    """False where the peer itself mixes an object that is being replaced into what it sends of the old one."""
+
     keeps_folders: ClassVar[bool] = True
     """False where the peer itself, told to delete an object with the name of a folder, deletes what is in it."""
 
@@ -288,10 +291,11 @@ class StorageConformance:
 
         def read() -> None:
             storage = wrap(harness.open())
-            for _ in range(20):
+            for _ in range(20 if harness.reads_whole else 0):
                 assert storage.get("job/same", 2 * MIB) in contents
 
         in_parallel(lambda: write(contents[0]), lambda: write(contents[1]), read)
+        assert harness.open().get("job/same", 2 * MIB) in contents
         assert {entry.path for entry in harness.open().list()} == {"job/same"}
 
     def test_pruning_and_putting_do_not_disturb_each_other(self, harness: Harness) -> None:

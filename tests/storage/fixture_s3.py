@@ -57,6 +57,7 @@ class S3Harness(Harness):
 
 class RcloneHarness(S3Harness):
     keeps_folders: ClassVar[bool] = False
+    reads_whole: ClassVar[bool] = False
     many_objects: ClassVar[int] = 2_500
 
 

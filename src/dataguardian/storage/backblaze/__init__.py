@@ -26,7 +26,7 @@ class BackblazeConfig(RemoteConfig):
     prefix: Prefix = ""
     application_key_id: Word | None = None
     application_key: SecretStr | None = None
-    endpoint: Annotated[str, Field(pattern=r"^https?://[!-~--[/?#@\\]]+$")] = _REALM
+    endpoint: Annotated[str, Field(pattern=r"""^https?://[!"$-.0-9:->A-Z\]^_`a-z{-~]+$""")] = _REALM
     ca_file: str | None = None
 
     @model_validator(mode="after")
