@@ -5,38 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
-from dataguardian.domain.sizes import MIB
 from dataguardian.storage.base import Storage
 from dataguardian.storage.rclone import RcloneConfig
 from dataguardian.storage.registry import build_storage
 from tests.ssh.sshd import SshServer, remove, ssh_server
 from tests.storage.conformance import Harness
-from tests.storage.fixture_local import small_disk
+from tests.storage.fixture_ssh import SshHarness
 from tests.storage.peers import Peers, shared
 from tests.storage.processes import program
 
 
-class SftpRemoteHarness(Harness):
-    kill_bytes: ClassVar[int] = 16 * MIB
-    kills: ClassVar[int] = 4
-    rounds: ClassVar[int] = 10
-
+class SftpRemoteHarness(SshHarness):
     def __init__(self, server: SshServer, folder: Path) -> None:
-        self.server = server
-        self.folder = folder
-        self.root = folder / "storage root"
-        self.address = ("127.0.0.1", server.port)
-        self.root.mkdir()
-        server.own(self.root)
+        super().__init__(server, folder)
         self._files = 0
 
     @property
     def config(self) -> RcloneConfig:
-        return self.on(self.root)
+        return self.on()
 
-    def on(self, root: Path, *, timeout_seconds: float = 60, **changes: object) -> RcloneConfig:
+    def on(self, root: Path | None = None, *, timeout_seconds: float = 60, **changes: object) -> RcloneConfig:
         """Writes a configuration of rclone's with one remote, and returns ours that names it."""
         fields = {
             "type": "sftp",
@@ -50,38 +39,16 @@ class SftpRemoteHarness(Harness):
         file = self.folder / f"rclone-{self._files}.conf"
         lines = [f"{key} = {value}" for key, value in (fields | changes).items()]
         file.write_text("\n".join(["[Re mote]", *lines, ""]), encoding="utf-8")
-        return RcloneConfig(remote="Re mote", path=str(root), config_file=str(file), timeout_seconds=timeout_seconds)
+        return RcloneConfig(
+            remote="Re mote", path=str(root or self.root), config_file=str(file), timeout_seconds=timeout_seconds
+        )
 
     def at(self, host: str, port: int, *, timeout_seconds: float) -> RcloneConfig:
-        return self.on(self.root, timeout_seconds=timeout_seconds, host=host, port=port)
-
-    def missing(self) -> Storage:
-        return build_storage(self.on(self.folder / "not there"))
+        return self.on(timeout_seconds=timeout_seconds, host=host, port=port)
 
     def wrong_credentials(self) -> Iterable[Storage]:
         changes = [{"key_file": self.server.wrong_key}, {"user": "dg-no-such-user"}]
-        return [build_storage(self.on(self.root, **change)) for change in changes]
-
-    @contextmanager
-    def denied(self) -> Iterator[Storage]:
-        (self.root / "there").write_bytes(b"x")
-        self.root.chmod(0)
-        try:
-            yield self.open()
-        finally:
-            self.root.chmod(0o700)
-
-    @contextmanager
-    def full(self) -> Iterator[Storage]:
-        with small_disk(self.folder / "small disk") as folder:
-            self.server.own(folder)
-            yield build_storage(self.on(folder))
-            assert [path.name for path in folder.rglob("*") if path.is_file() and path.name.startswith(".")] == []
-
-    def fill(self, paths: Iterable[str], data: bytes) -> None:
-        for path in paths:
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).write_bytes(data)
+        return [build_storage(self.on(**change)) for change in changes]
 
 
 @contextmanager
