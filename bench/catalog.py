@@ -115,7 +115,7 @@ async def _prepare(url: str) -> None:
     async with database.write() as session:
         sources = [
             Datasource(id=new_id(NOW), name=f"source {n}", type="postgres", connection_config={}, tags=[], enabled=True,
-                       status=DatasourceStatus.HEALTHY, consecutive_failures=0, **common)
+                       production=True, status=DatasourceStatus.HEALTHY, consecutive_failures=0, **common)
             for n in range(DATASOURCES)
         ]  # fmt: skip
         places = [

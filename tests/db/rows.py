@@ -42,7 +42,9 @@ def row(model: type[R], at: datetime, fields: dict[str, Any]) -> R:
 
 def datasource(name: str = "shop", *, at: datetime = NOW, **fields: Any) -> Datasource:
     given = {"name": name, "type": "sqlite", "connection_config": {}, "status": DatasourceStatus.UNKNOWN}
-    return row(Datasource, at, given | {"enabled": True, "tags": [], "consecutive_failures": 0} | fields)
+    return row(
+        Datasource, at, given | {"enabled": True, "production": True, "tags": [], "consecutive_failures": 0} | fields
+    )
 
 
 def storage(name: str = "disk", *, at: datetime = NOW, **fields: Any) -> StorageLocation:

@@ -21,8 +21,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 
 from dataguardian.db import migrate
+from dataguardian.db.accounts import Base  # with the tables of every module
 from dataguardian.db.address import sqlite_path
-from dataguardian.db.models import Base
 from dataguardian.domain.errors import CatalogUnavailableError, ConflictError, DataGuardianError, UsageError
 from tests.servers import PostgresServer, free_port
 
@@ -49,7 +49,12 @@ def scripts(tmp_path: Path) -> Path:
     return folder
 
 
-def add_revision(scripts: Path, upgrade: str, downgrade: str = "pass", number: str = "0003") -> None:
+NEWEST = migrate.revisions()[-1]
+NEXT = f"{int(NEWEST) + 1:04}"
+
+
+def add_revision(scripts: Path, upgrade: str, downgrade: str = "pass", number: str | None = None) -> None:
+    number = number or NEXT
     before = f"{int(number) - 1:04}"
     body = f"import os, time\nimport sqlalchemy as sa\nfrom alembic import op\nrevision = '{number}'\n"
     body += f"down_revision = '{before}'\n\ndef upgrade():\n{textwrap.indent(upgrade, '    ')}\n"
@@ -178,7 +183,7 @@ def test_processes_that_start_at_once_wait_for_each_other(url: str, scripts: Pat
     for child in children:
         assert child.wait(60) == 0, child.communicate()[1]
     assert log.read_text() == "x"
-    assert migrate.current(url) == "0003"
+    assert migrate.current(url) == NEXT
 
 
 def wait_for(path: Path) -> None:
@@ -200,12 +205,12 @@ def test_a_migration_that_is_killed_leaves_what_was_there(url: str, scripts: Pat
     wait_for(half)
     child.send_signal(signal.SIGKILL)
     assert child.wait(10) == -signal.SIGKILL
-    assert migrate.current(url) == (None if first else "0002")
+    assert migrate.current(url) == (None if first else NEWEST)
     assert "one" not in tables(url)
     add_revision(scripts, "op.create_table('one', sa.Column('a', sa.Integer()))")
     migrate.upgrade(url, scripts=scripts)
     assert "one" in tables(url)
-    assert migrate.current(url) == "0003"
+    assert migrate.current(url) == NEXT
 
 
 def test_a_migration_that_fails_changes_nothing(url: str, scripts: Path) -> None:
@@ -215,7 +220,7 @@ def test_a_migration_that_fails_changes_nothing(url: str, scripts: Path) -> None
     with pytest.raises(DataGuardianError, match="nothing"):
         migrate.upgrade(url, scripts=scripts)
     assert "one" not in tables(url)
-    assert migrate.current(url) == "0002"
+    assert migrate.current(url) == NEWEST
 
 
 def test_tables_are_altered_in_batch_mode_and_keep_their_rows(url: str, scripts: Path) -> None:
@@ -238,7 +243,7 @@ def test_tables_are_altered_in_batch_mode_and_keep_their_rows(url: str, scripts:
     migrate.upgrade(url, scripts=scripts)
     with there.connect() as connection:
         assert connection.execute(text("SELECT key, note FROM system_settings")).one() == ("k", "n")
-    migrate.downgrade(url, "0002", scripts=scripts)
+    migrate.downgrade(url, NEWEST, scripts=scripts)
     with there.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         assert connection.execute(text("SELECT key FROM system_settings")).scalar() == "k"
@@ -254,7 +259,7 @@ def test_a_migration_that_breaks_a_reference_is_not_made(tmp_path: Path, scripts
     )
     with pytest.raises(DataGuardianError, match="notification_deliveries"):
         migrate.upgrade(url, scripts=scripts)
-    assert migrate.current(url) == "0002"
+    assert migrate.current(url) == NEWEST
 
 
 def test_the_targets_go_down_and_up_without_touching_a_backup(url: str) -> None:
@@ -281,7 +286,7 @@ def test_a_newer_catalogue_is_refused(url: str, scripts: Path) -> None:
     add_revision(scripts, "op.create_table('future', sa.Column('a', sa.Integer()))")
     migrate.upgrade(url, scripts=scripts)
     for verb, revision in ((migrate.upgrade, "head"), (migrate.downgrade, "base")):
-        with pytest.raises(ConflictError, match=r"revision 0003.*none after 0002") as caught:
+        with pytest.raises(ConflictError, match=rf"revision {NEXT}.*none after {NEWEST}") as caught:
             verb(url, revision)
         assert "newer" in caught.value.hint
     assert "future" in tables(url)
@@ -293,7 +298,7 @@ def test_a_catalogue_that_became_newer_while_we_waited_is_refused_too(url: str, 
     add_revision(scripts, f"open({str(here)!r}, 'w').close()\ntime.sleep(1)")
     child = in_child("migrate.upgrade(sys.argv[1], scripts=Path(sys.argv[2]))", url, str(scripts))
     wait_for(here)
-    with pytest.raises(ConflictError, match="revision 0003"):
+    with pytest.raises(ConflictError, match=f"revision {NEXT}"):
         migrate.upgrade(url)
     assert child.wait(30) == 0
 

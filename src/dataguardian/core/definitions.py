@@ -58,6 +58,7 @@ class Datasources:
             connection_config=_stored(config),
             status=DatasourceStatus.UNKNOWN,
             enabled=fields.get("enabled", True),
+            production=fields.get("production", True),
             tags=list(fields.get("tags", ())),
             consecutive_failures=0,
         )
@@ -70,7 +71,9 @@ class Datasources:
             if "connection_config" in fields:
                 config = merged(fields["connection_config"], row.connection_config)
                 row.connection_config = _stored(engine_document({"type": row.type, **config}))
-            return await _change(session, row, fields, ("name", "enabled", "tags"), self._context.clock.now())
+            return await _change(
+                session, row, fields, ("name", "enabled", "production", "tags"), self._context.clock.now()
+            )
 
     async def delete(self, row_id: uuid.UUID) -> None:
         """Raises ConflictError that says by what it is used."""

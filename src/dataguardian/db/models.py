@@ -87,6 +87,8 @@ class Datasource(Row, Base):
     connection_config: Mapped[dict[str, Any]]
     status: Mapped[DatasourceStatus] = mapped_column(index=True)
     enabled: Mapped[bool]
+    production: Mapped[bool]
+    """Operators may not restore into it."""
     tags: Mapped[list[str]]
     last_health_check_at: Mapped[datetime | None]
     consecutive_failures: Mapped[int] = mapped_column(Integer)
