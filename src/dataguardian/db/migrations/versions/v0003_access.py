@@ -129,9 +129,10 @@ def _create_audit_entries() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f(f"pk_{table}")),
         _words(table, "actor_kind", "actor_kind", ACTORS),
     )
-    op.create_index(f"ix_{table}_entity", table, ["entity_type", "entity_id", "number"])
-    op.create_index(f"ix_{table}_action", table, ["action", "number"])
-    op.create_index(f"ix_{table}_actor", table, ["actor_name", "number"])
+    op.create_index(f"ix_{table}_entity", table, ["entity_id", "number"])
+    op.create_index(f"ix_{table}_entity_type", table, ["entity_type", "number", "created_at", "action"])
+    op.create_index(f"ix_{table}_action", table, ["action", "number", "created_at"])
+    op.create_index(f"ix_{table}_actor", table, ["actor_name", "number", "created_at", "action"])
     op.create_index(f"ix_{table}_created", table, ["created_at", "number"])
     for statement in _SQLITE_STAYS if op.get_bind().dialect.name == "sqlite" else _POSTGRES_STAYS:
         op.execute(statement)
