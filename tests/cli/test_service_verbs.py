@@ -94,11 +94,11 @@ def test_a_run_that_is_watched(service: Service) -> None:
 
 
 def test_a_run_that_fails_exits_by_its_outcome(service: Service) -> None:
-    """The source is gone: the reason is told, and the exit code is not 0."""
+    """The source is gone: the reason is told, and the exit code is that of a backup by hand."""
     thing = service.prepared()
     shutil.rmtree(thing.source)
     outcome = service.run("job", "run", thing.name, "--wait")
-    assert outcome.code == 1
+    assert outcome.code == 5
     assert "is NOT complete: failed" in outcome.out
     assert str(thing.source) in outcome.out
 
@@ -144,6 +144,16 @@ def test_a_restore_wants_the_name_of_what_it_writes_to(service: Service) -> None
     row_id = service.backup(thing.name)["id"]
     assert f"--confirm {thing.name}" in service.refused(2, "execution", "restore", row_id)
     service.refused(2, "execution", "restore", row_id, "--confirm", "somebody else")
+
+
+def test_a_restore_into_a_full_target_exits_as_one_by_hand(service: Service) -> None:
+    """The target holds files: refused with 2, the row has the error's word, and no stack trace."""
+    thing = service.prepared()
+    row_id = service.backup(thing.name)["id"]
+    outcome = service.run("execution", "restore", row_id, "--confirm", thing.name, "--wait", "--json")
+    row = json.loads(outcome.out)
+    assert (outcome.code, row["status"], row["error_code"]) == (2, "failed", "target_in_use")
+    assert row["error_stack"] is None
 
 
 def test_a_restore_asks_on_a_terminal(service: Service) -> None:

@@ -6,13 +6,19 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any, Self, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 from urllib.parse import urlsplit
 
 import typer
 
+from dataguardian.cli import output
+from dataguardian.cli.credentials import Credentials, credentials, is_loopback
 from dataguardian.domain import errors
 from dataguardian.domain.errors import DataGuardianError, JsonValue, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
 
 URL_VARIABLE = "DATAGUARDIAN_URL"
 CONNECT_SECONDS = 3.0
@@ -60,10 +66,11 @@ class ServiceError(DataGuardianError):
 class Client:
     """Talks to one service. Every method raises UnreachableError when nothing answers, ServiceError for a refusal."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, shown: Credentials | None = None) -> None:
         import httpx
 
         self.url = url
+        self._shown = shown or Credentials("", None)
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         # No proxy of the environment: the service listens on this machine.
         self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
@@ -108,8 +115,7 @@ class Client:
         return cast("list[Document]", self.get(path, **query)["data"])
 
     def _call(self, method: str, path: str, **given: Any) -> Any:  # noqa: ANN401 -- any JSON
-        with _translated(self.url):
-            answer = self._http.request(method, path, **given)
+        answer = self._sent(method, path, **given)
         if answer.status_code == HTTPStatus.NO_CONTENT:
             return {}
         try:
@@ -120,16 +126,35 @@ class Client:
             return body
         if not isinstance(body, dict) or not {"error", "message"} <= body.keys():
             raise _stranger(self.url)
-        raise ServiceError(answer.status_code, body)
+        raise self._refusal(answer.status_code, body)
+
+    def _sent(self, method: str, path: str, **given: Any) -> httpx.Response:  # noqa: ANN401 -- any JSON
+        """Sends a request; once more when the token was not taken and its file has another one by now."""
+        with _translated(self.url):
+            answer = self._http.request(method, path, headers=self._shown.header(), **given)
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and self._shown.renew():
+                answer = self._http.request(method, path, headers=self._shown.header(), **given)
+        return answer
+
+    def _refusal(self, status: int, body: Mapping[str, Any]) -> ServiceError:
+        """Returns the error of an answer. What to do about a token that is not taken is known here, not there."""
+        error = ServiceError(status, body)
+        if status == HTTPStatus.UNAUTHORIZED:
+            error.message = self._shown.told(error.message)
+            error.hint = self._shown.hint
+        return error
 
 
-def connect(url: str | None) -> Client:
+def connect(url: str | None, token_file: Path | None) -> Client:
     """Returns the client for `--url`, the environment or the default; opens nothing yet. Raises UsageError."""
     given = (url or os.environ.get(URL_VARIABLE) or _local_url()).rstrip("/")
     parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{given!r} is not the address of a service", hint=f"write it like {DEFAULT_URL}")
-    return Client(given)
+    shown = credentials(given, token_file)
+    if shown.token is not None and parts.scheme == "http" and not is_loopback(parts.hostname):
+        output.warn(f"the token goes to {parts.hostname} unencrypted; use https, or an SSH tunnel")
+    return Client(given, shown)
 
 
 def _local_url() -> str:
@@ -165,10 +190,17 @@ def _stranger(url: str) -> UnreachableError:
     return UnreachableError(f"what answers at {url} is not DataGuardian", hint=f"check --url and {URL_VARIABLE}")
 
 
+def exit_code_of(word: str | None) -> int:
+    """Returns the exit code of a kind of error, as the command line alone would give it; else 1."""
+    return (_kind_of(word or "") or DataGuardianError).exit_code
+
+
 def _exit_code(word: str, status: int) -> int:
-    kinds = {kind.code: kind for kind in _tree(DataGuardianError)}
-    kind = kinds.get(word) or _BY_STATUS.get(status, DataGuardianError)
-    return kind.exit_code
+    return (_kind_of(word) or _BY_STATUS.get(status, DataGuardianError)).exit_code
+
+
+def _kind_of(word: str) -> type[DataGuardianError] | None:
+    return {kind.code: kind for kind in _tree(DataGuardianError)}.get(word)
 
 
 def _tree(kind: type[DataGuardianError]) -> Iterator[type[DataGuardianError]]:

@@ -40,7 +40,8 @@ async def note_repaired(session: AsyncSession, events: Events, repair: Repair, n
     await session.flush()
     if execution.status is not ExecutionStatus.PARTIAL or await targets.of(execution.id, TargetStatus.BEHIND):
         return []
-    execution.status, execution.error_message, execution.updated_at = ExecutionStatus.COMPLETED, None, now
+    execution.status, execution.updated_at = ExecutionStatus.COMPLETED, now
+    execution.error_code = execution.error_message = None
     place = await StorageRepository(session).get(repair.storage_location_id)
     job = await JobRepository(session).find(execution.job_id) if execution.job_id else None
     return await events.emit(
@@ -87,6 +88,7 @@ async def note_damage(
             _fall_behind(target, copy["message"], now)
     execution.storage_location_id = good[0].id
     execution.status, execution.updated_at = ExecutionStatus.PARTIAL, now
+    execution.error_code = "damaged"
     execution.error_message = _damaged(execution, [storage for storage, copy in found if copy["ok"] is False])
     await session.flush()
 

@@ -197,6 +197,7 @@ class Executions:
                 attempt_path=None,
                 checksum=manifest["checksum"],
                 details=details_of(manifest, adopted=result["adopted"]),
+                error_code="partial" if spread.error_message else None,
                 error_message=spread.error_message,
                 error_stack=None,
                 lease_until=None,
@@ -225,7 +226,13 @@ class Executions:
                 return False
             await executions.abandon(row, failed.code, now)
             if failed.transient and row.tries_left > 0:
-                await executions.requeue(row, now, error_message=failed.message, error_stack=failed.stack)
+                await executions.requeue(
+                    row,
+                    now,
+                    error_code=failed.code[:50],
+                    error_message=failed.message,
+                    error_stack=failed.stack or None,
+                )
                 return True
             await self._end(session, row, ExecutionStatus.FAILED, now, failed)
             pending = await self._tell_failure(session, row, claim.job.name, failed)
@@ -377,7 +384,7 @@ class Executions:
         row.duration_seconds = round((now - row.started_at).total_seconds(), 3) if row.started_at else None
         row.lease_until = row.worker = row.attempt_path = None
         if failed is not None:
-            row.error_message, row.error_stack = failed.message, failed.stack or None
+            row.error_code, row.error_message, row.error_stack = failed.code[:50], failed.message, failed.stack or None
         await TargetRepository(session).release(row.id, now)
         await session.flush()
 

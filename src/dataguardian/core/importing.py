@@ -188,7 +188,7 @@ def _complete(row: BackupExecution, backup: Backup, now: datetime) -> None:
     row.backup_path = backup.directory
     row.checksum = manifest.checksum
     row.details = details_of(manifest.model_dump(mode="json"), adopted=False) | {"imported": True}
-    row.error_message = row.error_stack = row.attempt_path = row.worker = row.lease_until = None
+    row.error_code = row.error_message = row.error_stack = row.attempt_path = row.worker = row.lease_until = None
     row.updated_at = now
 
 

@@ -551,5 +551,5 @@ async def _end(
     row.duration_seconds = round((now - row.started_at).total_seconds(), 3) if row.started_at else None
     row.lease_until = row.worker = None
     if failed is not None:
-        row.error_message, row.error_stack = failed.message, failed.stack or None
+        row.error_code, row.error_message, row.error_stack = failed.code[:50], failed.message, failed.stack or None
     await session.flush()

@@ -195,6 +195,8 @@ class BackupExecution(Row, Base):
     """The current attempt's directory, recorded before its first put."""
     backup_type: Mapped[str] = mapped_column(String(20))
     checksum: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(String(50))
+    """The word of the error, as API and exit codes know it."""
     error_message: Mapped[str | None] = mapped_column(Text)
     error_stack: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, Any]] = mapped_column("metadata")
@@ -287,6 +289,8 @@ class Work:
     finished_at: Mapped[datetime | None]
     duration_seconds: Mapped[float | None]
     size_bytes: Mapped[int | None]
+    error_code: Mapped[str | None] = mapped_column(String(50))
+    """The word of the error, as API and exit codes know it."""
     error_message: Mapped[str | None] = mapped_column(Text)
     error_stack: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, Any]] = mapped_column("metadata")

@@ -8,6 +8,7 @@ from typing import Any
 from dataguardian.domain.errors import DataGuardianError, is_transient
 from dataguardian.runner.link import Link
 from dataguardian.runner.orders import carry_out
+from dataguardian.runner.protocol import UNEXPECTED
 from dataguardian.runner.stop import Stop
 
 
@@ -22,7 +23,7 @@ def main() -> int:
     except DataGuardianError as error:
         _fail(link, error, error.as_json())
     except Exception as error:  # noqa: BLE001 -- whatever it is, the service must hear of it
-        _fail(link, error, {"error": "unexpected", "message": f"{type(error).__name__}: {error}", "details": {}})
+        _fail(link, error, {"error": UNEXPECTED, "message": f"{type(error).__name__}: {error}", "details": {}})
     else:
         link.send("result", result)
     return 0

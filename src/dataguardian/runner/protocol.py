@@ -15,6 +15,8 @@ from dataguardian.core.backup import BackupPlan
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS
 from dataguardian.domain.states import Strategy
 
+UNEXPECTED = "unexpected"
+"""The word for an exception that nobody foresaw: a defect."""
 MAX_LINE_BYTES = 256 * 1024 * 1024
 """A result holds a record per part."""
 

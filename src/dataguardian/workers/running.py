@@ -25,7 +25,7 @@ from dataguardian.runner.parent import (
     RunStalledError,
     RunTimedOutError,
 )
-from dataguardian.runner.protocol import Place
+from dataguardian.runner.protocol import UNEXPECTED, Place
 
 PATIENCE_SECONDS = 1.0
 _LIMITS = (RunTimedOutError, RunStalledError)
@@ -144,11 +144,12 @@ def reason(error: Exception) -> Failed:
     if not isinstance(error, DataGuardianError):
         # Without the exception's own words: they may quote a configuration.
         stack = "".join(traceback.format_tb(error.__traceback__))
-        return Failed(f"a defect in DataGuardian ({type(error).__name__}): please report it", stack, "unexpected")
+        return Failed(f"a defect in DataGuardian ({type(error).__name__}): please report it", stack, UNEXPECTED)
     if isinstance(error, RunFailedError):
         failure = error.failure
         message = f"{failure.message} ({error.hint})" if error.hint else failure.message
-        return Failed(message, failure.stack, failure.error, failure.transient)
+        stack = failure.stack if failure.error == UNEXPECTED else ""
+        return Failed(message, stack, failure.error, failure.transient)
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     transient = isinstance(error, RunnerCrashedError) or (is_transient(error) and not isinstance(error, _LIMITS))
     return Failed(message, str(error.details.get("last_words", "")), error.code, transient)

@@ -31,8 +31,9 @@ class ExecutionOut(Output):
     backup_path: str | None
     backup_type: str
     checksum: Annotated[str | None, Field(description="SHA-256 of the backup's SHA256SUMS: pins every stored byte")]
+    error_code: Annotated[str | None, Field(description="What went wrong, for programs")]
     error_message: str | None
-    error_stack: str | None
+    error_stack: Annotated[str | None, Field(description="Of a defect in DataGuardian, which is to be reported")]
     metadata: JsonObject
     pinned: bool
     attempt: int
@@ -129,8 +130,9 @@ class WorkOut(Output):
     finished_at: Moment | None
     duration_seconds: float | None
     size_bytes: int | None
+    error_code: Annotated[str | None, Field(description="What went wrong, for programs")]
     error_message: str | None
-    error_stack: str | None
+    error_stack: Annotated[str | None, Field(description="Of a defect in DataGuardian, which is to be reported")]
     metadata: JsonObject
     attempt: int
     cancel_requested: bool

@@ -1,4 +1,4 @@
-"""Users, sessions, tokens, the audit log; and which datasources are production."""
+"""Users, sessions, tokens, the audit log; which datasources are production; why something failed, for programs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ TIME = sa.DateTime(timezone=True).with_variant(sa.BigInteger(), "sqlite")
 JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 WORD = sa.String(32)
 ROLES = ("admin", "operator", "viewer")
+ENDED = ("backup_executions", "restores", "verifications", "repairs")
 ACTORS = ("user", "token", "console", "system")
 
 
@@ -25,6 +26,8 @@ def upgrade() -> None:
         batch.add_column(sa.Column("production", sa.Boolean(), nullable=False, server_default=sa.true()))
     with op.batch_alter_table("datasources") as batch:
         batch.alter_column("production", server_default=None)
+    for table in ENDED:
+        op.add_column(table, sa.Column("error_code", sa.String(50), nullable=True))  # without copying a million rows
     _create_users()
     _create_sign_ins()
     _create_api_tokens()
@@ -38,6 +41,8 @@ def downgrade() -> None:
     op.drop_table("api_tokens")
     op.drop_table("sign_ins")
     op.drop_table("users")
+    for table in ENDED:
+        op.drop_column(table, "error_code")
     with op.batch_alter_table("datasources") as batch:
         batch.drop_column("production")
 
