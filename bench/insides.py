@@ -29,6 +29,7 @@ from dataguardian.core.executions import TRIES, Executions
 from dataguardian.core.guards import CleanupSettings
 from dataguardian.core.scheduling import Scheduler
 from dataguardian.core.sweep import outline_job
+from dataguardian.core.vault import Key, Vault
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.models import BackupExecution, BackupJob, Datasource, NotificationRow, StorageLocation
 from dataguardian.db.repositories.executions import JobRepository
@@ -300,7 +301,9 @@ async def main(step: str, count: int, jobs: int) -> Row:
         await asyncio.to_thread(upgrade, settings.catalogue_url)
     database, url = Database(settings.catalogue_url), settings.redis_url or ""
     queues, live = Queues(url), Live(url)
-    context = Context(settings, SystemClock(), database, queues, live, HOME_ID, uuid.uuid4().hex)
+    context = Context(
+        settings, SystemClock(), database, queues, live, HOME_ID, uuid.uuid4().hex, Vault([Key.generate()])
+    )
     try:
         return await STEPS[step](context, count, jobs)
     finally:

@@ -29,7 +29,8 @@ class Settings:
 
     `home` holds what the service keeps: catalogue, queue, its own backups. `database_url` and `redis_url` of None mean
     the embedded ones in `home`. `drain_seconds` is how long running work may go on after SIGTERM; `lease_seconds`,
-    after how long without a sign of life another worker takes work over.
+    after how long without a sign of life another worker takes work over. `secret_key` is the text of the key that seals
+    stored secrets, `secret_key_file` the file that holds it; None of both means one in `home`.
     """
 
     staging_dir: Path
@@ -43,6 +44,8 @@ class Settings:
     timezone: str = "UTC"
     log_level: str = "info"
     log_format: str = "auto"
+    secret_key: str | None = field(default=None, repr=False)
+    secret_key_file: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -67,6 +70,8 @@ class Settings:
             timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
             log_level=text("LOG_LEVEL", "info").lower(),
             log_format=text("LOG_FORMAT", "auto").lower(),
+            secret_key=given.get("DATAGUARDIAN_SECRET_KEY") or None,
+            secret_key_file=Path(path).absolute() if (path := given.get("DATAGUARDIAN_SECRET_KEY_FILE")) else None,
         )
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from dataguardian.core.cleanup import Cleanup
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events
+from dataguardian.core.vault import Key, Vault
 from dataguardian.db.models import StorageLocation
 from dataguardian.db.session import Database
 from dataguardian.queues.live import Live
@@ -40,7 +41,8 @@ async def main(home: str, url: str, deletes: str) -> None:
     Deadly.left = int(deletes)
     settings = Settings(staging_dir=Path(home), home=Path(home))
     database = Database(settings.catalogue_url)
-    context = Context(settings, SettableClock(), database, Queues(url), Live(url), uuid.uuid4().hex, uuid.uuid4().hex)
+    boot = uuid.uuid4().hex
+    context = Context(settings, SettableClock(), database, Queues(url), Live(url), boot, boot, Vault([Key.generate()]))
     await Cleanup(context, Events(context), opener=deadly).run()
 
 

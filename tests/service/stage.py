@@ -19,6 +19,7 @@ from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
 from dataguardian.core.events import Events
 from dataguardian.core.executions import Executions
 from dataguardian.core.scheduling import Scheduler
+from dataguardian.core.vault import Key, Vault
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.models import BackupChunk, BackupExecution, BackupJob, Datasource, NotificationRow, StorageLocation
 from dataguardian.db.repositories.executions import ExecutionRepository
@@ -78,6 +79,7 @@ class Stage:
             self.context.live,
             home_id or self.context.home_id,
             uuid.uuid4().hex,
+            self.context.vault,
         )
         return Stage(changed, self.clock, self.server, self.folder)
 
@@ -158,7 +160,8 @@ async def stage(folder: Path, *, database_url: str | None = None, redis_url: str
     clock = SettableClock()
     database, queues, live = Database(settings.catalogue_url), Queues(url), Live(url)
     live.start()
-    context = Context(settings, clock, database, queues, live, uuid.uuid4().hex, uuid.uuid4().hex)
+    vault = Vault([Key.generate()])
+    context = Context(settings, clock, database, queues, live, uuid.uuid4().hex, uuid.uuid4().hex, vault)
     try:
         yield Stage(context, clock, server, folder)
     finally:

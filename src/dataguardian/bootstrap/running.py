@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 
 from dataguardian.api.app import create_app
+from dataguardian.bootstrap.keys import open_vault
 from dataguardian.bootstrap.service import Announce, Ground, Role, Signals
 from dataguardian.core.context import Context
 from dataguardian.core.importing import Importer
@@ -51,7 +52,8 @@ async def _context(ground: Ground) -> AsyncIterator[Context]:
         stack.push_async_callback(queues.close)
         live.start()
         stack.push_async_callback(live.close)
-        yield Context(settings, SystemClock(), database, queues, live, ground.home.home_id, ground.home.boot_id)
+        vault = await open_vault(settings, database)
+        yield Context(settings, SystemClock(), database, queues, live, ground.home.home_id, ground.home.boot_id, vault)
 
 
 async def _prepare(services: Services, ground: Ground) -> list[Loop]:

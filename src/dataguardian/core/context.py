@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dataguardian.core.holding import Holding
+from dataguardian.core.vault import Vault
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import Clock
 from dataguardian.queues.live import Live
@@ -25,6 +26,7 @@ class Context:
     live: Live
     home_id: str
     boot_id: str
+    vault: Vault
     holding: Holding = field(default_factory=Holding)
 
     @property

@@ -14,6 +14,7 @@
     │   ├── AuthenticationError       5     the server refused the credentials
     │   ├── NotAllowedError           5     signed in or opened, but not permitted
     │   ├── TargetInUseError          5     somebody works with the target right now
+    │   ├── SecretUnreadableError     5     a stored secret was sealed with a key that is not here
     │   └── NotFoundError             5     no such database, file, folder, bucket or backup
     ├── EngineError                   1     a dump or restore went wrong
     │   ├── DumpFailedError           1
@@ -120,6 +121,10 @@ class NotAllowedError(AccessError):
 
 class TargetInUseError(AccessError):
     code = "target_in_use"
+
+
+class SecretUnreadableError(AccessError):
+    code = "secret_unreadable"
 
 
 class NotFoundError(AccessError):
