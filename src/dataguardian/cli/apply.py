@@ -12,6 +12,7 @@ import typer
 
 from dataguardian.cli import output
 from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import Yes, confirmed
 from dataguardian.cli.options import Json
 from dataguardian.domain.errors import DataGuardianError, UsageError
@@ -35,6 +36,7 @@ def apply(
     ] = False,
     yes: Yes = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Make the service as a file says. Shows the difference first, and asks."""
@@ -44,7 +46,7 @@ def apply(
 
     name, text, folder = _read(file)
     wanted = declared(read_yaml(name, text, folder))
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         plan = make_plan(client, wanted, prune=prune)
         if not json:
             _show(plan.changes, plan.warnings)

@@ -20,6 +20,7 @@ from dataguardian.cli.configs import (
     show_config,
     with_password,
 )
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import Yes, confirmed, group
 from dataguardian.cli.options import Json
 from dataguardian.cli.probes import show_probe
@@ -51,6 +52,7 @@ def add(
     tag: Tag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Add a datasource."""
@@ -59,7 +61,7 @@ def add(
     kind, fields = new_config(ENGINES, address, type_name, given_fields(config, config_file))
     fields = with_password(ENGINES, kind, fields, password_file, from_environment=True)
     body = {"name": name, "type": kind, "connection_config": fields, "tags": tag or [], "enabled": enabled is not False}
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         made = client.post(DATASOURCE.path, body)
     _tell(made, "is added", as_json=json)
     if not json:
@@ -67,9 +69,9 @@ def add(
 
 
 @datasource.command("list")
-def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
+def list_(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """List the datasources."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.whole(DATASOURCE.path)
     if json:
         output.show_json(found)
@@ -80,9 +82,9 @@ def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
 
 
 @datasource.command()
-def show(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show a datasource; its secrets are masked."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, DATASOURCE, name)
     if json:
         output.show_json(row)
@@ -103,12 +105,13 @@ def edit(
     tag: Tag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Change what is given, and nothing else."""
     from dataguardian.engines.registry import ENGINES
 
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, DATASOURCE, name)
         fields = _address_fields(row, address) | given_fields(config, config_file, unset)
         fields = with_password(ENGINES, row["type"], fields, password_file, from_environment=False)
@@ -121,9 +124,11 @@ def edit(
 
 
 @datasource.command()
-def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json = False) -> None:
+def remove(
+    name: Name, *, yes: Yes = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> None:
     """Remove a datasource that nothing uses any more."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, DATASOURCE, name)
         confirmed(f"remove the datasource {row['name']}?", yes=yes)
         client.delete(DATASOURCE.of(row["id"]))
@@ -131,9 +136,9 @@ def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json =
 
 
 @datasource.command("test")
-def probe(name: Name, *, url: ServiceUrl = None, json: Json = False) -> int:
+def probe(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> int:
     """Connect to a datasource now."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, DATASOURCE, name)
         found = client.post(DATASOURCE.of(row["id"]) + "/test")
     return show_probe(row["name"], found, as_json=json)

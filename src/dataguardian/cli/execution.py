@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from dataguardian.cli import look, output
-from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.client import Client, Document, ServiceUrl, connect, exit_code_of
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import Yes, ask, confirmed, group, interactive
 from dataguardian.cli.options import Json
 from dataguardian.cli.signals import stoppable
@@ -55,10 +56,11 @@ def list_(
     page: Annotated[int, typer.Option(min=1, help="Which page.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many on a page.")] = 20,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """List executions, newest first."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         filters = {
             "job_id": named(client, JOB, job)["id"] if job else None,
             "datasource_id": named(client, DATASOURCE, datasource)["id"] if datasource else None,
@@ -75,9 +77,9 @@ def list_(
 
 
 @execution.command()
-def show(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(execution_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show an execution."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         if json:
             output.show_json(row)
@@ -86,9 +88,9 @@ def show(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> Non
 
 
 @execution.command()
-def cancel(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
+def cancel(execution_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Stop a backup, a restore, a verification or a repair that is queued or running."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         noun, row = _any_work(client, execution_id)
         told = client.post(noun.of(row["id"]) + "/cancel")
     if json:
@@ -104,10 +106,11 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the work has ended.")] = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Show the log of an execution, a restore, a verification or a repair."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         noun, row = _any_work(client, execution_id)
         if json:
             output.show_json(client.whole(noun.of(row["id"]) + "/logs"))
@@ -123,10 +126,11 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also expand every part and read the whole dump.")] = False,
     wait: Wait = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> int:
     """Check a backup where it lies."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         started = client.post(EXECUTION.of(row["id"]) + "/verify", {"deep": deep})
         work_id = started["verification_id"]
@@ -153,10 +157,11 @@ def restore(
     ] = None,
     wait: Wait = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> int:
     """Restore a backup into a datasource. Until all of it has been checked, the target stays as it is."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         target = named(client, DATASOURCE, into) if into else client.get(DATASOURCE.of(row["datasource_id"]))
         body = {
@@ -175,9 +180,11 @@ def restore(
 
 
 @execution.command()
-def repair(execution_id: Id, *, wait: Wait = False, url: ServiceUrl = None, json: Json = False) -> int:
+def repair(
+    execution_id: Id, *, wait: Wait = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> int:
     """Copy a partial backup now to the storage locations that are behind; the service does it by itself, too."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         started = client.post(EXECUTION.of(row["id"]) + "/repair")
         if not wait:
@@ -191,21 +198,23 @@ def repair(execution_id: Id, *, wait: Wait = False, url: ServiceUrl = None, json
 
 
 @execution.command()
-def pin(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
+def pin(execution_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Keep a backup from being deleted by retention or by anybody."""
-    _pin(execution_id, "pin", "is pinned: nothing deletes it", url, as_json=json)
+    _pin(connect(url, token_file), execution_id, "pin", "is pinned: nothing deletes it", as_json=json)
 
 
 @execution.command()
-def unpin(execution_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
+def unpin(execution_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Let retention have a backup again."""
-    _pin(execution_id, "unpin", "is no longer pinned", url, as_json=json)
+    _pin(connect(url, token_file), execution_id, "unpin", "is no longer pinned", as_json=json)
 
 
 @execution.command()
-def remove(execution_id: Id, *, yes: Yes = False, url: ServiceUrl = None, json: Json = False) -> None:
+def remove(
+    execution_id: Id, *, yes: Yes = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> None:
     """Delete a backup: what lies in the storage, and its record."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         question = f"delete the {row['status']} backup of {look.moment(row['created_at'])}, {row['id']}?"
         confirmed(question, yes=yes)
@@ -233,7 +242,7 @@ def show_outcome(row: Document, what: str, *, as_json: bool) -> int:
                 {"id": row["id"], **reason, "log": f"dataguardian execution logs {row['id']}"},
                 style="bold red",
             )
-    return 0 if good else DataGuardianError.exit_code
+    return 0 if good else exit_code_of(row["error_code"])
 
 
 def _where(row: Document) -> dict[str, object]:
@@ -283,8 +292,8 @@ def _any_work(client: Client, reference: str) -> tuple[Noun, Document]:
     raise first
 
 
-def _pin(execution_id: str, verb: str, words: str, url: str | None, *, as_json: bool) -> None:
-    with connect(url) as client:
+def _pin(client: Client, execution_id: str, verb: str, words: str, *, as_json: bool) -> None:
+    with client:
         row = by_id(client, EXECUTION, execution_id)
         told = client.post(EXECUTION.of(row["id"]) + f"/{verb}")
     if as_json:

@@ -11,6 +11,7 @@ import typer
 
 from dataguardian.cli import output
 from dataguardian.cli.client import Document, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.options import Json
 from dataguardian.domain.errors import UsageError
 
@@ -25,12 +26,13 @@ def export(
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Instead of standard output.")] = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Write what the service has as a file for `apply`, without secrets and without backups."""
     from dataguardian.cli.plan import known
 
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         document = _document(known(client))
     if json:
         output.show_json(document)

@@ -9,6 +9,7 @@ import typer
 
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.execution import show_outcome
 from dataguardian.cli.groups import Yes, confirmed, group
 from dataguardian.cli.options import Json
@@ -115,6 +116,7 @@ def add(
     lag_seconds: Lag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Add a backup job."""
@@ -134,7 +136,7 @@ def add(
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
     )
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
         body = {"name": name, "retention_policy": policy, "backup_options": options, "enabled": enabled is not False}
         body |= _parties(client, datasource, storage) | _schedule(cron, timezone)
@@ -170,6 +172,7 @@ def edit(
     lag_seconds: Lag = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Change what is given, and nothing else. A new schedule counts from now."""
@@ -189,7 +192,7 @@ def edit(
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
     )
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
         row = named(client, JOB, name)
         simple = {
@@ -207,9 +210,9 @@ def edit(
 
 
 @job.command("list")
-def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
+def list_(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """List the backup jobs."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.whole(JOB.path)
         if json:
             output.show_json(found)
@@ -221,9 +224,9 @@ def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
 
 
 @job.command()
-def show(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show a backup job."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, JOB, name)
         if json:
             output.show_json(row)
@@ -232,9 +235,11 @@ def show(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
 
 
 @job.command()
-def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json = False) -> None:
+def remove(
+    name: Name, *, yes: Yes = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> None:
     """Remove a backup job that has no backups any more."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, JOB, name)
         confirmed(f"remove the backup job {row['name']}?", yes=yes)
         client.delete(JOB.of(row["id"]))
@@ -247,10 +252,11 @@ def run(
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; the exit code tells the outcome.")] = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> int:
     """Start a backup now."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, JOB, name)
         started = client.post(JOB.of(row["id"]) + "/run")
         execution_id = started["execution_id"]
@@ -266,9 +272,9 @@ def run(
 
 
 @job.command()
-def retention(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
+def retention(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show what retention would remove now, and when each other backup would go."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, JOB, name)
         preview = client.get(JOB.of(row["id"]) + "/retention-preview")
     if json:

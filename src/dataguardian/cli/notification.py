@@ -9,6 +9,7 @@ import typer
 
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Document, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import group
 from dataguardian.cli.options import Json
 from dataguardian.cli.things import NOTIFICATION, by_id
@@ -29,10 +30,11 @@ def list_(
     page: Annotated[int, typer.Option(min=1, help="Which page.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many on a page.")] = 20,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """List notifications, newest first."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.get(NOTIFICATION.path, page=page, limit=limit, unread=unread or None, severity=severity)
     if json:
         output.show_json(found)
@@ -43,9 +45,9 @@ def list_(
 
 
 @notification.command()
-def show(notification_id: Id, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(notification_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show a notification."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = by_id(client, NOTIFICATION, notification_id)
     if json:
         output.show_json(row)
@@ -70,12 +72,13 @@ def read(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every unread one.")] = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Mark a notification, or all of them, as read."""
     if (notification_id is None) != everything:
         raise UsageError("give the id of a notification, or --all")
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         if notification_id is None:
             told = client.post(NOTIFICATION.path + "/read-all")
             words = f"{told['marked']} notifications are marked as read"
@@ -94,10 +97,11 @@ def probe(
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Its name in the notification settings.")],
     *,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> int:
     """Send a test message by a channel now."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         told = client.post(f"{NOTIFICATION.path}/channels/{quote(channel, safe='')}/test")
     good = told["status"] == "sent"
     if json:

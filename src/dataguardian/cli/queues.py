@@ -9,6 +9,7 @@ import typer
 
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Client, Document, ServiceError, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.options import Json
 from dataguardian.domain.errors import ConflictError, NotFoundError
 from dataguardian.domain.sizes import format_size
@@ -24,11 +25,13 @@ Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Such as backup-queu
 
 
 @queues.callback(invoke_without_command=True)
-def overview(context: typer.Context, *, url: ServiceUrl = None, json: Json = False) -> None:
+def overview(
+    context: typer.Context, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> None:
     """Show the queues: how much is where, what runs now, and why something failed."""
     if context.invoked_subcommand is not None:
         return
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.rows(QUEUES)
         watched = {queue["name"]: _watched(client, queue) for queue in found}
     if json:
@@ -47,10 +50,11 @@ def retry(
     *,
     queue: Annotated[str | None, typer.Option(metavar="QUEUE", help="Only of this queue.")] = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Put failed queue jobs back, where that can still help."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         names = [_full(queue)] if queue else [entry["name"] for entry in client.rows(QUEUES)]
         failed = [entry for name in names for entry in _jobs(client, name, "failed")]
         chosen = [entry for entry in failed if job_id is None or entry["id"].startswith(job_id)]
@@ -71,15 +75,15 @@ def retry(
 
 
 @queues.command()
-def pause(queue: Queue, *, url: ServiceUrl = None, json: Json = False) -> None:
+def pause(queue: Queue, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Hand out no more jobs of a queue, on any machine. Running ones go on."""
-    _switch(queue, "pause", "is paused", url, as_json=json)
+    _switch(connect(url, token_file), queue, "pause", "is paused", as_json=json)
 
 
 @queues.command()
-def resume(queue: Queue, *, url: ServiceUrl = None, json: Json = False) -> None:
+def resume(queue: Queue, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Hand out a queue's jobs again."""
-    _switch(queue, "resume", "goes on", url, as_json=json)
+    _switch(connect(url, token_file), queue, "resume", "goes on", as_json=json)
 
 
 def show_counts(found: list[Document]) -> None:
@@ -151,9 +155,9 @@ def _progress(news: dict[str, Any] | None) -> str:
     return " ".join(word for word in words if word)
 
 
-def _switch(queue: str, verb: str, words: str, url: str | None, *, as_json: bool) -> None:
+def _switch(client: Client, queue: str, verb: str, words: str, *, as_json: bool) -> None:
     name = _full(queue)
-    with connect(url) as client:
+    with client:
         client.post(f"{QUEUES}/{name}/{verb}")
         found = next(entry for entry in client.rows(QUEUES) if entry["name"] == name)
     if as_json:

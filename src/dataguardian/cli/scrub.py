@@ -8,6 +8,7 @@ import typer
 
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Document, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.options import Json
 from dataguardian.cli.things import STORAGE, names
 
@@ -19,10 +20,11 @@ def scrub(
     *,
     now: Annotated[bool, typer.Option("--now", help="Begin a sample now, whatever the day.")] = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Show how far the weekly sample of stored backups is that the service verifies, or begin one now."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         told = client.post(PATH) if now else client.get(PATH)
         if json:
             output.show_json(told)

@@ -10,6 +10,7 @@ import typer
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Document, ServiceUrl, connect
 from dataguardian.cli.configs import Config, ConfigFile, Unset, given_fields
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import group
 from dataguardian.cli.options import Json
 from dataguardian.domain.errors import UsageError
@@ -22,9 +23,9 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Such as cleanup, scrub,
 
 
 @setting.command("list")
-def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
+def list_(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """List the settings."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.get(PATH)
     if json:
         output.show_json(found)
@@ -34,9 +35,9 @@ def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
 
 
 @setting.command()
-def show(key: Key, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(key: Key, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show a setting with its defaults; secrets are masked."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         _show(client.get(_path(key)), as_json=json)
 
 
@@ -48,13 +49,14 @@ def edit(
     config_file: ConfigFile = None,
     unset: Unset = None,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Change fields of a setting; the others stay. --unset brings a field's default back."""
     fields = given_fields(config, config_file, unset)
     if not fields:
         raise UsageError("nothing to change", hint="give --config KEY=VALUE, --config-file or --unset")
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         _show(client.put(_path(key), {"value": fields}), as_json=json)
 
 

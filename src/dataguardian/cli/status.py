@@ -6,6 +6,7 @@ from typing import Any
 
 from dataguardian.cli import look, output
 from dataguardian.cli.client import Client, Document, ServiceError, ServiceUrl, connect
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.datasource import place_of as source_place
 from dataguardian.cli.job import next_of, schedule_of
 from dataguardian.cli.options import Json
@@ -19,9 +20,9 @@ SHOWN_NOTIFICATIONS = 5
 _GB = 10**9
 
 
-def status(*, url: ServiceUrl = None, json: Json = False) -> None:
+def status(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show how things stand: jobs, sources, storages, queues, notifications."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         info = client.get("/api/system/info")
         overview = client.get("/api/system/overview")
         queues = _queues(client)

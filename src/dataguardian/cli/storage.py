@@ -20,6 +20,7 @@ from dataguardian.cli.configs import (
     show_config,
     with_password,
 )
+from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import Yes, confirmed, group
 from dataguardian.cli.options import Json
 from dataguardian.cli.probes import show_probe
@@ -48,6 +49,7 @@ def add(
     password_file: SecretFile = None,
     default: Default = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Add a storage location."""
@@ -55,7 +57,7 @@ def add(
 
     kind, fields = new_config(STORAGES, address, type_name, given_fields(config, config_file))
     fields = with_password(STORAGES, kind, fields, password_file, from_environment=True)
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         made = client.post(STORAGE.path, {"name": name, "type": kind, "config": fields, "is_default": default})
     _tell(made, "is added", as_json=json)
     if not json:
@@ -63,9 +65,9 @@ def add(
 
 
 @storage.command("list")
-def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
+def list_(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """List the storage locations."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         found = client.whole(STORAGE.path)
     if json:
         output.show_json(found)
@@ -77,9 +79,9 @@ def list_(*, url: ServiceUrl = None, json: Json = False) -> None:
 
 
 @storage.command()
-def show(name: Name, *, url: ServiceUrl = None, json: Json = False) -> None:
+def show(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show a storage location; its secrets are masked."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, STORAGE, name)
     if json:
         output.show_json(row)
@@ -98,12 +100,13 @@ def edit(
     password_file: SecretFile = None,
     default: Default = False,
     url: ServiceUrl = None,
+    token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Change what is given, and nothing else."""
     from dataguardian.storage.registry import STORAGES
 
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, STORAGE, name)
         fields = given_fields(config, config_file, unset)
         fields = with_password(STORAGES, row["type"], fields, password_file, from_environment=False)
@@ -116,9 +119,11 @@ def edit(
 
 
 @storage.command()
-def remove(name: Name, *, yes: Yes = False, url: ServiceUrl = None, json: Json = False) -> None:
+def remove(
+    name: Name, *, yes: Yes = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+) -> None:
     """Remove a storage location that nothing uses any more. What lies in it stays."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, STORAGE, name)
         confirmed(f"remove the storage location {row['name']}?", yes=yes)
         client.delete(STORAGE.of(row["id"]))
@@ -148,9 +153,9 @@ def check(
 
 
 @storage.command("test")
-def probe(name: Name, *, url: ServiceUrl = None, json: Json = False) -> int:
+def probe(name: Name, *, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> int:
     """Put, read, list and delete a small object."""
-    with connect(url) as client:
+    with connect(url, token_file) as client:
         row = named(client, STORAGE, name)
         found = client.post(STORAGE.of(row["id"]) + "/test")
     return show_probe(row["name"], found, as_json=json)
