@@ -109,6 +109,19 @@ def test_only_what_differs_is_changed(service: Service, tmp_path: Path, names: d
     assert (policy["keep_daily"], policy["keep_weekly"]) == (5, 2)
 
 
+def test_a_file_says_what_is_no_production(service: Service, tmp_path: Path, names: dict[str, str]) -> None:
+    """`production: false` is one difference, is exported, and is left alone by a file that does not mention it."""
+    file = written(tmp_path, names)
+    service.ok("apply", "-f", str(file), "--yes", env=ENV)
+    silent = file.read_text()
+    file.write_text(silent.replace("    tags: [prod]\n", "    tags: [prod]\n    production: false\n"))
+    (change,) = service.ok("apply", "-f", str(file), "--yes", env=ENV)["changes"]
+    assert change["differences"] == [{"field": "production", "before": True, "after": False}]
+    assert yaml.safe_load(service.told("export"))["datasources"][names["shop"]]["production"] is False
+    file.write_text(silent)
+    assert service.told("apply", "-f", str(file), env=ENV) == "nothing to change\n"
+
+
 def test_a_changed_secret_is_noticed_although_it_is_masked(
     service: Service, tmp_path: Path, names: dict[str, str]
 ) -> None:

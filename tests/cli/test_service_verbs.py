@@ -261,6 +261,18 @@ def test_an_edit_changes_what_is_given_and_keeps_the_rest(service: Service) -> N
     assert "of type postgres" in service.refused(2, "datasource", "edit", name, "files:///etc")
 
 
+def test_what_is_production_is_said_when_it_is_added_or_later(service: Service) -> None:
+    """Nobody said otherwise: production. `--no-production` says otherwise, and an edit of something else leaves it."""
+    thing, name = service.prepared(), f"t{uuid.uuid4().hex[:8]}"
+    assert service.ok("datasource", "show", thing.name)["production"] is True
+    assert service.ok("datasource", "add", name, "files:///etc", "--no-production")["production"] is False
+    assert service.ok("datasource", "edit", name, "--tag", "x")["production"] is False
+    (line,) = [line for line in service.told("datasource", "list").splitlines() if line.startswith(name)]
+    assert line.split()[-3:-1] == ["no", "x"]
+    assert service.ok("datasource", "edit", name, "--production")["production"] is True
+    assert "only administrators restore into it" in service.told("datasource", "show", name)
+
+
 def test_a_job_is_edited(service: Service) -> None:
     """Schedule, retention and options change one by one; an empty cron leaves it to be started by hand."""
     thing = service.prepared()

@@ -29,6 +29,8 @@ from dataguardian.domain.errors import UsageError
 
 datasource = group("What is backed up: databases and folders.")
 
+COLUMNS = ("NAME", "TYPE", "WHERE", "STATUS", "CHECKED", "PRODUCTION", "TAGS", "ID")
+
 Name = Annotated[str, typer.Argument(metavar="DATASOURCE", help="Its name, or its id.")]
 Address = Annotated[
     str | None,
@@ -37,6 +39,14 @@ Address = Annotated[
 Tag = Annotated[list[str] | None, typer.Option(metavar="TAG", help="A label. May be repeated.")]
 Enabled = Annotated[
     bool | None, typer.Option("--enable/--disable", help="Whether it is checked and backed up.", show_default=False)
+]
+Production = Annotated[
+    bool | None,
+    typer.Option(
+        "--production/--no-production",
+        help="Whether only administrators may restore into it; so it is unless said otherwise.",
+        show_default=False,
+    ),
 ]
 
 
@@ -51,6 +61,7 @@ def add(
     password_file: SecretFile = None,
     tag: Tag = None,
     enabled: Enabled = None,
+    production: Production = None,
     url: ServiceUrl = None,
     token_file: TokenFile = None,
     json: Json = False,
@@ -60,7 +71,8 @@ def add(
 
     kind, fields = new_config(ENGINES, address, type_name, given_fields(config, config_file))
     fields = with_password(ENGINES, kind, fields, password_file, from_environment=True)
-    body = {"name": name, "type": kind, "connection_config": fields, "tags": tag or [], "enabled": enabled is not False}
+    flags = {"enabled": enabled is not False, "production": production is not False}
+    body = {"name": name, "type": kind, "connection_config": fields, "tags": tag or [], **flags}
     with connect(url, token_file) as client:
         made = client.post(DATASOURCE.path, body)
     _tell(made, "is added", as_json=json)
@@ -78,7 +90,7 @@ def list_(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = 
     elif not found["data"]:
         output.show("no datasources yet: dataguardian datasource add NAME URL")
     else:
-        look.show_table(["NAME", "TYPE", "WHERE", "STATUS", "CHECKED", "TAGS", "ID"], _rows(found["data"]))
+        look.show_table(list(COLUMNS), _rows(found["data"]))
 
 
 @datasource.command()
@@ -104,6 +116,7 @@ def edit(
     password_file: SecretFile = None,
     tag: Tag = None,
     enabled: Enabled = None,
+    production: Production = None,
     url: ServiceUrl = None,
     token_file: TokenFile = None,
     json: Json = False,
@@ -115,7 +128,8 @@ def edit(
         row = named(client, DATASOURCE, name)
         fields = _address_fields(row, address) | given_fields(config, config_file, unset)
         fields = with_password(ENGINES, row["type"], fields, password_file, from_environment=False)
-        sent = {"name": rename, "tags": tag, "enabled": enabled, "connection_config": fields or None}
+        flags = {"enabled": enabled, "production": production}
+        sent = {"name": rename, "tags": tag, **flags, "connection_config": fields or None}
         body = {key: value for key, value in sent.items() if value is not None}
         if not body:
             raise UsageError("nothing to change was given", hint="dataguardian datasource edit --help")
@@ -174,6 +188,7 @@ def _rows(rows: list[Document]) -> list[list[Any]]:
             place_of(row["connection_config"]),
             look.state(row["status"] if row["enabled"] else "disabled"),
             look.when(row["last_health_check_at"]),
+            "yes" if row["production"] else "no",
             ", ".join(row["tags"]),
             ids[row["id"]],
         ]
@@ -200,6 +215,7 @@ def _show(row: Document) -> None:
             "id": row["id"],
             "type": row["type"],
             "enabled": "yes" if row["enabled"] else "no",
+            "production": "yes: only administrators restore into it" if row["production"] else "no",
             "status": row["status"],
             "checked": look.moment(row["last_health_check_at"]),
             **outage,

@@ -36,7 +36,7 @@ DATASOURCES = Section(
     "datasources",
     "datasource",
     DATASOURCE,
-    ("type", "url", "connection_config", "enabled", "tags"),
+    ("type", "url", "connection_config", "enabled", "production", "tags"),
     config="connection_config",
 )
 JOBS = Section(

@@ -83,6 +83,7 @@ def _source(row: Document, variables: _Variables) -> Document:
     entry: Document = {"type": row["type"]}
     entry["connection_config"] = variables.hidden(row["connection_config"], (row["name"],))
     entry |= {} if row["enabled"] else {"enabled": False}
+    entry |= {} if row["production"] else {"production": False}
     return entry | ({"tags": _escaped(row["tags"])} if row["tags"] else {})
 
 

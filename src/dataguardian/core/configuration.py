@@ -115,7 +115,7 @@ class Configuration:
             before.put_config("connection_config", engine_document({"type": kind, **stored}))
         config = engine_document({"type": kind, **merged(item.fields.get("connection_config") or {}, stored)})
         after.put_config("connection_config", config)
-        return _with_fields(before, after, row, item, {"enabled": True, "tags": []})
+        return _with_fields(before, after, row, item, {"enabled": True, "production": True, "tags": []})
 
     async def _storage(self, session: AsyncSession, item: Wanted) -> _Sides:
         row = await StorageRepository(session).get(_id(item)) if item.reference else None

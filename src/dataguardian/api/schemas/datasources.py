@@ -25,6 +25,7 @@ class DatasourceIn(Input):
 
     name: Name
     enabled: Flag = True
+    production: Annotated[Flag, Field(description="Only administrators restore into it")] = True
     tags: Tags = Field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
@@ -39,6 +40,7 @@ class DatasourceChange(Input):
 
     name: Name = unsent()
     enabled: Flag = unsent()
+    production: Flag = unsent()
     tags: Tags = unsent()
     connection_config: JsonObject = unsent()
 
@@ -50,6 +52,7 @@ class DatasourceOut(Output):
     connection_config: Annotated[JsonObject, Field(description=f"Secrets are shown as {MASK}")]
     status: DatasourceStatus
     enabled: bool
+    production: Annotated[bool, Field(description="Only administrators restore into it")]
     tags: list[str]
     last_health_check_at: Moment | None
     consecutive_failures: int
