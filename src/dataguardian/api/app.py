@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from dataguardian import __version__
 from dataguardian.api import errors
+from dataguardian.api.access import Access, declared, requires
 from dataguardian.api.gate import Gate
 from dataguardian.api.routes import (
     backup_jobs,
@@ -24,6 +26,9 @@ from dataguardian.api.routes import (
 )
 from dataguardian.api.schemas.common import ErrorOut
 from dataguardian.core.services import Services
+from dataguardian.domain.access import Permission
+
+document = APIRouter(prefix="/api")
 
 ROUTERS = (
     datasources.router,
@@ -38,10 +43,11 @@ ROUTERS = (
     system.router,
     configuration.router,
     health.probes,
+    document,
 )
 _ABOUT = (
     "Backups that are known to restore. Lists take `page` and `limit`; times are RFC 3339 in UTC, sizes bytes; every "
-    "error is `{error, message, details}`. Requests come from this machine only: there is no access control yet."
+    "error is `{error, message, details}`. Every request says who makes it, by a token or by a session."
 )
 
 
@@ -51,7 +57,7 @@ def create_app(services: Services) -> FastAPI:
         title="DataGuardian",
         version=__version__,
         description=_ABOUT,
-        openapi_url="/api/openapi.json",
+        openapi_url=None,  # a route of ours, because not everybody may see it
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=_operation,
@@ -62,9 +68,17 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.state.routes = [route for router in ROUTERS for route in router.routes]
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    declared(routes)
+    app.state.routes = routes
+    app.add_middleware(Access, services=services)
     app.add_middleware(Gate)
     return app
+
+
+@document.get("/openapi.json", dependencies=[requires(Permission.VIEW)], include_in_schema=False)
+async def get_document(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
 
 
 def _operation(route: APIRoute) -> str:

@@ -20,12 +20,15 @@ from dataguardian.domain.errors import (
     DataGuardianError,
     DiskFullError,
     EngineError,
+    ForbiddenError,
     NotFoundError,
     NotifierError,
     ObjectMissingError,
     QueueUnavailableError,
     StorageError,
     TargetInUseError,
+    TooManyAttemptsError,
+    UnauthenticatedError,
     UsageError,
 )
 
@@ -35,10 +38,13 @@ MAX_NAMED_FIELDS = 100
 """Of a body of 80,000 wrong fields, an answer that names each takes seconds to make."""
 
 _STATUS: Mapping[type[DataGuardianError], int] = {
+    UnauthenticatedError: 401,
+    ForbiddenError: 403,
     NotFoundError: 404,
     ConflictError: 409,
     TargetInUseError: 409,
     UsageError: 422,
+    TooManyAttemptsError: 429,
     CatalogUnavailableError: 503,
     QueueUnavailableError: 503,
     DiskFullError: 503,
@@ -55,11 +61,17 @@ _HTTP_WORDS = {
     413: ("body_too_large", "the body is larger than 1 MB", "send less at once"),
 }
 _EXAMPLES: Mapping[int, tuple[str, str, str, dict[str, object]]] = {
+    401: (
+        "Nobody is signed in: there is no token, or it is not valid",
+        "unauthenticated",
+        "this request does not say who makes it",
+        {"hint": "send `Authorization: Bearer dgt_…`"},
+    ),
     403: (
-        "Refused: the Host is not a loopback name, or the request comes from another site",
-        "foreign_host",
-        "DataGuardian answers under loopback names only",
-        {"hint": "use http://localhost or http://127.0.0.1, through an SSH tunnel from another machine"},
+        "Refused: the role or the token does not allow it, the Host is not one of ours, or another site sent it",
+        "forbidden",
+        "anna may not do this: it needs the permission manage",
+        {"hint": "ask an administrator for another role or token", "permission": "manage"},
     ),
     404: (
         "There is no such thing",
@@ -81,6 +93,12 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, dict[str, object]]] = {
         "the request is not valid: body.name: Field required",
         {"errors": [{"field": "body.name", "message": "Field required", "type": "missing"}]},
     ),
+    429: (
+        "Too many attempts; the header Retry-After says when the next one is looked at",
+        "too_many_attempts",
+        "too many sign-ins failed",
+        {"hint": "wait, then try again", "retry_after_seconds": 60},
+    ),
     503: (
         "The catalogue, the queue or something else that is needed does not answer; try again",
         "catalog_unavailable",
@@ -99,8 +117,8 @@ def status_of(error: DataGuardianError) -> int:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Returns a route's error answers for the API's document, 403 and 503 among them."""
-    return {status: _documented(*_EXAMPLES[status]) for status in sorted({403, 503, *statuses})}
+    """Returns a route's error answers for the API's document, 401, 403 and 503 among them."""
+    return {status: _documented(*_EXAMPLES[status]) for status in sorted({401, 403, 503, *statuses})}
 
 
 def _documented(meaning: str, error: str, message: str, details: dict[str, object]) -> dict[str, Any]:
@@ -133,12 +151,21 @@ def install(app: FastAPI) -> None:
 
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:
-    error = cast("DataGuardianError", error)
+    return answer_of(cast("DataGuardianError", error))
+
+
+def answer_of(error: DataGuardianError) -> JSONResponse:
+    """Returns the answer that an error becomes."""
     status = status_of(error)
     body = error.as_json()
     if status == 500:  # noqa: PLR2004 -- the status itself
         log.error("a request failed", error=error.code, message=error.message, exc_info=error)
-    return error_answer(status, str(body["error"]), error.message, cast("dict[str, Any]", body["details"]))
+    answer = error_answer(status, str(body["error"]), error.message, cast("dict[str, Any]", body["details"]))
+    if isinstance(error, UnauthenticatedError):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyAttemptsError):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:

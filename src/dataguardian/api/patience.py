@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from dataguardian.db.session import Database
 from dataguardian.domain.errors import CatalogUnavailableError
 
 PATIENCE_SECONDS = 1.2
 PING_SECONDS = 0.6
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+T = TypeVar("T")
 
 
 class PatientRoute(APIRoute):
@@ -27,27 +29,31 @@ class PatientRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def patient(request: Request) -> Response:
-            work = asyncio.ensure_future(handle(request))
-            work.add_done_callback(_heard)
-            try:
-                await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
-                if not work.done():
-                    await _ping(request)
-                return await work
-            finally:
-                work.cancel()  # does nothing to work that is done
+            return await patiently(handle(request), request.app.state.services.context.db)
 
         return patient
 
 
-def _heard(work: asyncio.Future[Response]) -> None:
+async def patiently(work: Coroutine[Any, Any, T], database: Database) -> T:
+    """Returns what `work` does, but waits no longer than that for a catalogue that hangs."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_heard)
+    try:
+        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        if not task.done():
+            await _ping(database)
+        return await task
+    finally:
+        task.cancel()  # does nothing to work that is done
+
+
+def _heard(work: asyncio.Future[Any]) -> None:
     """What becomes of work that was left behind is nobody's business any more, but must be looked at."""
     if not work.cancelled():
         work.exception()
 
 
-async def _ping(request: Request) -> None:
-    database = request.app.state.services.context.db
+async def _ping(database: Database) -> None:
     ping = asyncio.ensure_future(database.ping())
     await asyncio.wait({ping}, timeout=PING_SECONDS)
     if not ping.done():

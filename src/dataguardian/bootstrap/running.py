@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from socket import socket
@@ -20,9 +21,10 @@ from dataguardian.core.services import Services, assemble
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import SystemClock
+from dataguardian.domain.errors import DataGuardianError
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
-from dataguardian.workers.crew import Crew, scheduler_loops, worker_loops
+from dataguardian.workers.crew import Crew, access_loops, scheduler_loops, worker_loops
 from dataguardian.workers.loops import Loop, run_loop
 
 IMPORT_SECONDS = 300.0
@@ -86,11 +88,20 @@ async def _work(services: Services, ground: Ground, announce: Announce, loops: l
         if role.schedules:
             await stack.enter_async_context(_looping(services, scheduler_loops(services)))
         if ground.listener is not None:
+            await services.tokens.make_local(ground.home.path, ground.home.home_id)
+            stack.push_async_callback(_last_uses, services)
+            await stack.enter_async_context(_looping(services, access_loops(services)))
             await stack.enter_async_context(_listening(services, ground.listener, ground.signals.stopping))
         await announce(services)
         await ground.signals.stopping.wait()
         log.info("stopping", drain_seconds=drain_seconds)
         crew.refuse()
+
+
+async def _last_uses(services: Services) -> None:
+    """Writes down who was here at last, when the catalogue is there."""
+    with contextlib.suppress(DataGuardianError):
+        await services.tokens.write_uses()
 
 
 async def _release(crew: Crew, signals: Signals, drain_seconds: float) -> None:

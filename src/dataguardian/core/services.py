@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dataguardian.core.access.known import Known
+from dataguardian.core.access.tokens import Tokens
 from dataguardian.core.cleanup import Cleanup
 from dataguardian.core.context import Context
 from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
@@ -40,6 +42,7 @@ class Services:
     overview: Overview
     queueboard: QueueBoard
     settings: SystemSettings
+    tokens: Tokens
 
 
 def assemble(context: Context) -> Services:
@@ -47,6 +50,7 @@ def assemble(context: Context) -> Services:
     events = Events(context)
     executions = Executions(context, events)
     work = Work(context, events)
+    known = Known(context.clock)
     return Services(
         context=context,
         events=events,
@@ -65,4 +69,5 @@ def assemble(context: Context) -> Services:
         overview=Overview(context),
         queueboard=QueueBoard(context),
         settings=SystemSettings(context),
+        tokens=Tokens(context.db, context.clock, known),
     )

@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dataguardian.core.acting import current_actor
 from dataguardian.core.behind import note_damage, note_repaired, note_unrepaired
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
@@ -51,7 +52,14 @@ from dataguardian.db.repositories.restores import (
 )
 from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
-from dataguardian.domain.errors import ConflictError, NotFoundError, QueueUnavailableError, UsageError
+from dataguardian.domain.access import Permission
+from dataguardian.domain.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    QueueUnavailableError,
+    UsageError,
+)
 from dataguardian.domain.ids import new_id
 from dataguardian.domain.states import (
     HOLDS_A_BACKUP,
@@ -132,6 +140,7 @@ class Work:
             # Locked, so that of two restores into one target the second sees the first.
             target = await DatasourceRepository(session).locked(target_id)
             await _check_target(session, execution, target, confirm)
+            _check_production(target)
             _check_streams(execution, streams)
             row = Restore(
                 **_new(execution, now),
@@ -490,6 +499,16 @@ async def _check_target(session: AsyncSession, execution: BackupExecution, targe
             f"another restore into {target.name} is {active.status}",
             hint="wait for it to end, or cancel it",
             restore_id=str(active.id),
+        )
+
+
+def _check_production(target: Datasource) -> None:
+    """Raises ForbiddenError when the target is production and the actor may not touch that."""
+    if target.production and not current_actor().may(Permission.RESTORE_PRODUCTION):
+        raise ForbiddenError(
+            f"{target.name} is production: only administrators restore into it",
+            hint="ask an administrator, or restore into a datasource that is not production",
+            permission=Permission.RESTORE_PRODUCTION.value,
         )
 
 

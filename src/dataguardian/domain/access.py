@@ -45,7 +45,9 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who makes a request or a change. `datasources` of None means all of them; `address` is the client's."""
+    """Who makes a request or a change. `datasources` of None means all of them; `address` is the client's; `user_id` is
+    the user, also of a token that belongs to one.
+    """
 
     kind: ActorKind
     name: str
@@ -54,6 +56,7 @@ class Actor:
     id: uuid.UUID | None = None
     datasources: frozenset[uuid.UUID] | None = None
     address: str | None = None
+    user_id: uuid.UUID | None = None
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions

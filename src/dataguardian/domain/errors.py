@@ -13,7 +13,12 @@
     │   ├── UnreachableError          5     nothing answers there
     │   ├── AuthenticationError       5     the server refused the credentials
     │   ├── NotAllowedError           5     signed in or opened, but not permitted
+    │   ├── UnauthenticatedError      5     DataGuardian does not know who asks
+    │   ├── ForbiddenError            5     DataGuardian knows who asks, and does not let them
+    │   ├── TooManyAttemptsError      5     too many sign-ins failed, or too many are under way
     │   ├── TargetInUseError          5     somebody works with the target right now
+    │   ├── KeyNeededError            5     a backup is encrypted, and no key for it was given
+    │   │   └── WrongKeyError         5     none of the keys that were given opens it
     │   ├── SecretUnreadableError     5     a stored secret was sealed with a key that is not here
     │   └── NotFoundError             5     no such database, file, folder, bucket or backup
     ├── EngineError                   1     a dump or restore went wrong
@@ -119,12 +124,38 @@ class NotAllowedError(AccessError):
     code = "not_allowed"
 
 
+class UnauthenticatedError(AccessError):
+    code = "unauthenticated"
+
+
+class ForbiddenError(AccessError):
+    code = "forbidden"
+
+
+class TooManyAttemptsError(AccessError):
+    """`retry_after` is whole seconds until another attempt is looked at."""
+
+    code = "too_many_attempts"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: int) -> None:
+        super().__init__(message, hint=hint, retry_after_seconds=retry_after)
+        self.retry_after = retry_after
+
+
 class TargetInUseError(AccessError):
     code = "target_in_use"
 
 
 class SecretUnreadableError(AccessError):
     code = "secret_unreadable"
+
+
+class KeyNeededError(AccessError):
+    code = "key_needed"
+
+
+class WrongKeyError(KeyNeededError):
+    code = "wrong_key"
 
 
 class NotFoundError(AccessError):

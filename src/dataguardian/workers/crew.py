@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from dataguardian.core.access.tokens import USED_SECONDS
 from dataguardian.core.services import Services
 from dataguardian.queues.consumer import Consumer, Processor
 from dataguardian.queues.definitions import QueueName
@@ -85,3 +86,8 @@ def scheduler_loops(services: Services) -> list[Loop]:
         Loop("weekly sample", SAMPLE_SECONDS, services.sampling.tick, on_the_minute=True),
         *notification_loops(services.events, services.delivery),
     ]
+
+
+def access_loops(services: Services) -> list[Loop]:
+    """What every process runs that listens."""
+    return [Loop("uses of tokens", USED_SECONDS, services.tokens.write_uses)]

@@ -11,12 +11,15 @@ from fastapi import APIRouter, Query, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from dataguardian import __version__
+from dataguardian.api.access import requires
 from dataguardian.api.dependencies import Given, OfPlace, Paged
 from dataguardian.api.errors import documented
 from dataguardian.api.metrics import METRICS_DOCUMENT, rendered
 from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.health import AliveOut, CheckOut, ReadyOut
+from dataguardian.core.acting import current_actor
+from dataguardian.domain.access import Permission
 from dataguardian.domain.errors import DataGuardianError
 from dataguardian.domain.states import CheckStatus
 
@@ -29,7 +32,7 @@ probes = APIRouter(tags=["health"])
 READY_SECONDS = 1.5
 
 
-@router.get("", responses=documented(422))
+@router.get("", dependencies=[requires(Permission.VIEW)], responses=documented(422))
 async def list_health_checks(
     services: Given,
     paging: Paged,
@@ -47,17 +50,25 @@ async def health() -> AliveOut:
     return AliveOut(version=__version__)
 
 
-@probes.get("/ready", responses=ALWAYS | NOT_READY)
+@probes.get("/ready", response_model_exclude_none=True, responses=ALWAYS | NOT_READY)
 async def ready(services: Given, response: Response) -> ReadyOut:
-    """Readiness: the catalogue and the queue answer."""
+    """Readiness: the catalogue and the queue answer. What is wrong with them is told to those who may view."""
     context = services.context
     catalogue, queue = await asyncio.gather(_said(context.db.ping()), _said(context.queues.ping()))
     is_ready = catalogue == queue == "ok"
     response.status_code = 200 if is_ready else 503
-    return ReadyOut(status="ok" if is_ready else "unavailable", catalogue=catalogue, queue=queue)
+    status = "ok" if is_ready else "unavailable"
+    if not current_actor().may(Permission.VIEW):
+        return ReadyOut(status=status)
+    return ReadyOut(status=status, catalogue=catalogue, queue=queue)
 
 
-@probes.get("/metrics", response_class=Response, responses=documented() | METRICS_DOCUMENT)
+@probes.get(
+    "/metrics",
+    response_class=Response,
+    dependencies=[requires(Permission.VIEW, everywhere=True)],
+    responses=documented() | METRICS_DOCUMENT,
+)
 async def metrics(services: Given) -> Response:
     """Numbers for Prometheus, in its text format; some seconds old at most."""
     return Response(rendered(await services.overview.measure()), media_type=CONTENT_TYPE_LATEST)

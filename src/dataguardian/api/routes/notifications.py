@@ -7,12 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from dataguardian.api.access import requires
 from dataguardian.api.dependencies import From, Given, Id, Paged, To
 from dataguardian.api.errors import documented
 from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.notifications import MarkedOut, NotificationOut, SendOut
 from dataguardian.core.history import NotificationFilters
+from dataguardian.domain.access import Permission
 from dataguardian.domain.errors import DataGuardianError, NotFoundError
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 
@@ -44,7 +46,7 @@ async def _filters(
     )
 
 
-@router.get("", responses=documented(422))
+@router.get("", dependencies=[requires(Permission.VIEW)], responses=documented(422))
 async def list_notifications(
     services: Given, paging: Paged, filters: Annotated[NotificationFilters, Depends(_filters)]
 ) -> Listing[NotificationOut]:
@@ -52,12 +54,16 @@ async def list_notifications(
     return listing(await services.history.notifications(filters, paging.page, paging.limit), NotificationOut.of)
 
 
-@router.post("/read-all", responses=documented(413, 415, 422))
+@router.post("/read-all", dependencies=[requires(Permission.RUN)], responses=documented(413, 415, 422))
 async def mark_all_notifications_read(services: Given) -> MarkedOut:
     return MarkedOut(marked=await services.inbox.mark_all_read())
 
 
-@router.post("/channels/{name}/test", responses=documented(404, 413, 415, 422))
+@router.post(
+    "/channels/{name}/test",
+    dependencies=[requires(Permission.RUN, everywhere=True)],
+    responses=documented(404, 413, 415, 422),
+)
 async def test_channel(services: Given, name: ChannelName) -> SendOut:
     """Sends a test message by a channel, now."""
     try:
@@ -70,12 +76,14 @@ async def test_channel(services: Given, name: ChannelName) -> SendOut:
     return SendOut(status="sent", error=None, message="The channel took the message.")
 
 
-@router.get("/{notification_id}", responses=documented(404, 422))
+@router.get("/{notification_id}", dependencies=[requires(Permission.VIEW)], responses=documented(404, 422))
 async def get_notification(services: Given, notification_id: Id) -> NotificationOut:
     return NotificationOut.of(await services.inbox.get(notification_id))
 
 
-@router.post("/{notification_id}/read", responses=documented(404, 413, 415, 422))
+@router.post(
+    "/{notification_id}/read", dependencies=[requires(Permission.RUN)], responses=documented(404, 413, 415, 422)
+)
 async def mark_notification_read(services: Given, notification_id: Id) -> NotificationOut:
     """Marks it as read; what was read before keeps its time."""
     return NotificationOut.of(await services.inbox.mark_read(notification_id))

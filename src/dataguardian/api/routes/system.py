@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from dataguardian import __version__
+from dataguardian.api.access import refuse_limited, requires
 from dataguardian.api.dependencies import Given, Paged
 from dataguardian.api.errors import documented
 from dataguardian.api.patience import PatientRoute
@@ -24,6 +25,7 @@ from dataguardian.api.schemas.system import (
     SettingIn,
     SettingOut,
 )
+from dataguardian.domain.access import Permission
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import JobState
 
@@ -36,7 +38,7 @@ QueueJobId = Annotated[
 ]
 
 
-@router.get("/info", responses=documented())
+@router.get("/info", dependencies=[requires(Permission.VIEW)], responses=documented())
 async def get_info(services: Given) -> InfoOut:
     """Which DataGuardian this is, and what it stands on."""
     context = services.context
@@ -50,34 +52,42 @@ async def get_info(services: Given) -> InfoOut:
     )
 
 
-@router.get("/overview", responses=documented())
+@router.get("/overview", dependencies=[requires(Permission.VIEW)], responses=documented())
 async def get_overview(services: Given) -> OverviewOut:
     """How things stand, in numbers; those over all executions may be some seconds old."""
     return OverviewOut.of(await services.overview.summary())
 
 
-@router.get("/settings", responses=documented())
+@router.get("/settings", dependencies=[requires(Permission.VIEW, everywhere=True)], responses=documented())
 async def list_settings(services: Given) -> Listing[SettingOut]:
     return whole(await services.settings.all(), SettingOut.of)
 
 
-@router.get("/settings/{key}", responses=documented(404, 422))
+@router.get(
+    "/settings/{key}", dependencies=[requires(Permission.VIEW, everywhere=True)], responses=documented(404, 422)
+)
 async def get_setting(services: Given, key: SettingKey) -> SettingOut:
     return SettingOut.of(await services.settings.get(key))
 
 
-@router.put("/settings/{key}", responses=documented(404, 413, 415, 422))
+@router.put(
+    "/settings/{key}",
+    dependencies=[requires(Permission.ADMINISTER, everywhere=True)],
+    responses=documented(404, 413, 415, 422),
+)
 async def change_setting(services: Given, key: SettingKey, body: SettingIn) -> SettingOut:
     return SettingOut.of(await services.settings.change(key, body.value))
 
 
-@router.get("/queues", responses=documented())
+@router.get("/queues", dependencies=[requires(Permission.VIEW)], responses=documented())
 async def list_queues(services: Given) -> Listing[QueueOut]:
     """Every queue with its numbers."""
     return whole(await services.queueboard.queues(), QueueOut.of)
 
 
-@router.get("/queues/{queue}/jobs", responses=documented(422))
+@router.get(
+    "/queues/{queue}/jobs", dependencies=[requires(Permission.VIEW, everywhere=True)], responses=documented(422)
+)
 async def list_queue_jobs(
     services: Given,
     paging: Paged,
@@ -88,43 +98,67 @@ async def list_queue_jobs(
     return listing(await services.queueboard.jobs(queue, state, paging.page, paging.limit), QueueJobOut.of)
 
 
-@router.post("/queues/{queue}/jobs/{job_id}/retry", status_code=202, responses=documented(404, 409, 413, 415, 422))
+@router.post(
+    "/queues/{queue}/jobs/{job_id}/retry",
+    status_code=202,
+    dependencies=[requires(Permission.RUN, everywhere=True)],
+    responses=documented(404, 409, 413, 415, 422),
+)
 async def retry_queue_job(services: Given, queue: QueuePath, job_id: QueueJobId) -> QueueJobOut:
     """Puts a failed job back; 409 when what it points at has ended for good, and must be started anew."""
     return QueueJobOut.of(await services.queueboard.retry(queue, job_id))
 
 
-@router.post("/queues/{queue}/pause", status_code=204, responses=documented(413, 415, 422))
+@router.post(
+    "/queues/{queue}/pause",
+    status_code=204,
+    dependencies=[requires(Permission.RUN, everywhere=True)],
+    responses=documented(413, 415, 422),
+)
 async def pause_queue(services: Given, queue: QueuePath) -> None:
     """Hands out no more jobs of this queue, on any machine, until it is resumed. Running ones go on."""
     await services.queueboard.pause(queue)
 
 
-@router.post("/queues/{queue}/resume", status_code=204, responses=documented(413, 415, 422))
+@router.post(
+    "/queues/{queue}/resume",
+    status_code=204,
+    dependencies=[requires(Permission.RUN, everywhere=True)],
+    responses=documented(413, 415, 422),
+)
 async def resume_queue(services: Given, queue: QueuePath) -> None:
     await services.queueboard.resume(queue)
 
 
-@router.post("/cleanup", status_code=202, responses=documented(404, 413, 415, 422))
+@router.post(
+    "/cleanup", status_code=202, dependencies=[requires(Permission.RUN)], responses=documented(404, 413, 415, 422)
+)
 async def start_cleanup(services: Given, body: CleanupIn | None = None) -> CleanupStarted:
     """Cleans up now, instead of waiting for the time that the setting `cleanup` names."""
     wanted = body or CleanupIn()
+    if wanted.job_id is None:
+        refuse_limited()
     return CleanupStarted(queue_job_id=await services.cleanup.run_now(wanted.job_id, force=wanted.force))
 
 
-@router.get("/cleanup", responses=documented())
+@router.get("/cleanup", dependencies=[requires(Permission.VIEW, everywhere=True)], responses=documented())
 async def get_cleanup_report(services: Given) -> CleanupReportOut:
     """What the last cleanup of everything did, and what it did not dare to do."""
     return CleanupReportOut(report=await services.cleanup.last_report())
 
 
-@router.post("/scrub", status_code=202, responses=documented(413, 415, 422))
+@router.post(
+    "/scrub",
+    status_code=202,
+    dependencies=[requires(Permission.RUN, everywhere=True)],
+    responses=documented(413, 415, 422),
+)
 async def start_sample(services: Given) -> SampleReportOut:
     """Verifies a sample of every storage's backups now, instead of on the day that the setting `scrub` names."""
     return SampleReportOut(sample=SampleOut.of(await services.sampling.run_now()))
 
 
-@router.get("/scrub", responses=documented())
+@router.get("/scrub", dependencies=[requires(Permission.VIEW, everywhere=True)], responses=documented())
 async def get_sample(services: Given) -> SampleReportOut:
     """How far this week's sample is; what each verification found is in the list of verifications."""
     sample = await services.sampling.sample()

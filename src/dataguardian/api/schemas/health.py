@@ -46,8 +46,8 @@ class AliveOut(Output):
 
 
 class ReadyOut(Output):
-    """What this process needs, and whether it answers: `ok`, or what is wrong."""
+    """What this process needs, and whether it answers: `ok`, or what is wrong, for those who may view."""
 
     status: Annotated[str, Field(description="`ok`, or `unavailable`")]
-    catalogue: str
-    queue: str
+    catalogue: str | None = None
+    queue: str | None = None

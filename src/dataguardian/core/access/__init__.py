@@ -1,0 +1,1 @@
+"""Access: who is asking. Users and their sessions, tokens, passwords, second factors, the first administrator."""
