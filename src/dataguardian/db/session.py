@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,8 @@ SQLITE_CACHE_KIB = 8192
 """Per connection; the system caches the file besides."""
 CONNECTIONS = 8
 """How many read at once, and on PostgreSQL also how many write."""
+_LAST = "last"
+"""Under this name a session keeps what is done right before its commit."""
 
 # A session that hangs, because its process was frozen or its machine lost the network, must not hold locks for ever.
 _POSTGRES_LIMITS = "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c jit=off"
@@ -75,6 +77,8 @@ class Database:
             async with _turn(self._writers), self._session(self.engine, {}) as session:
                 try:
                     yield session
+                    for work in session.info.pop(_LAST, []):
+                        await work()
                 except BaseException:
                     await session.rollback()
                     raise
@@ -119,6 +123,13 @@ class Database:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
+
+
+def at_the_end(session: AsyncSession, work: Callable[[], Awaitable[None]]) -> None:
+    """Has `work` done as the last thing of a write transaction, after all its other statements and locks. It belongs to
+    the transaction: when it raises, nothing is written.
+    """
+    session.info.setdefault(_LAST, []).append(work)
 
 
 async def fingerprint(session: AsyncSession, home_id: str) -> str:

@@ -144,10 +144,17 @@ def _create_audit_entries() -> None:
 
 
 _REFUSAL = "the audit log is append-only"
-_SQLITE_STAYS = tuple(
-    f"CREATE TRIGGER audit_entries_no_{verb.lower()} BEFORE {verb} ON audit_entries "
-    f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
-    for verb in ("UPDATE", "DELETE")
+_SQLITE_STAYS = (
+    *(
+        f"CREATE TRIGGER audit_entries_no_{verb.lower()} BEFORE {verb} ON audit_entries "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+        for verb in ("UPDATE", "DELETE")
+    ),
+    (  # INSERT OR REPLACE deletes without asking a trigger of deletions.
+        "CREATE TRIGGER audit_entries_follow BEFORE INSERT ON audit_entries "  # noqa: S608 -- constants of this module
+        "WHEN NEW.number <> coalesce((SELECT max(number) FROM audit_entries), 0) + 1 "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+    ),
 )
 _POSTGRES_STAYS = (
     (
