@@ -80,11 +80,17 @@ class Service:
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Signs in with the token that this start left in its home; without one, until it has."""
+        token = _text(str(self.home / "local-token")).strip()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
     def call(self, method: str, path: str, body: Row | None = None) -> Any:
         """Returns the answer's JSON; raises SystemExit when it is an error."""
         connection = self.connect()
         content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+        connection.request(method, path, content, {**self.headers, "Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
@@ -195,7 +201,7 @@ def latencies(service: Service, seconds: float) -> Row:
     waited: list[float] = []
     lateness: list[float] = []
     running: list[int] = []
-    connection = service.connect()
+    connection, headers = service.connect(), service.headers
     costs = _scheduled(service.pid)
     began = due = time.perf_counter()
     for name, path in _round_robin(began + seconds):
@@ -205,7 +211,7 @@ def latencies(service: Service, seconds: float) -> Row:
             time.sleep(due - time.perf_counter())
             lateness.append(time.perf_counter() - due)
         sent = time.perf_counter()
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         text = answer.read()
         times[name].append(time.perf_counter() - sent)

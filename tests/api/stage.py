@@ -23,18 +23,28 @@ from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.stage import Stage, stage
+from tests.signed import signed, token_of
 
 BASE_URL = "http://localhost:8484"
 
 
 @dataclass
 class Desk:
-    """The API, and what is behind it. Calls return httpx's answers."""
+    """The API, and what is behind it. Calls return httpx's answers; they are the administrator's of this machine."""
 
     here: Stage
     app: FastAPI
     services: Services
     http: httpx.AsyncClient
+
+    @property
+    def token(self) -> str:
+        return token_of(self.here.context.settings.home)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request of one's own needs to be the administrator's."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     async def get(self, path: str, **query: Any) -> httpx.Response:
         return await self.http.get(path, params=query)
@@ -136,8 +146,11 @@ async def performed(folder: Path, story: Story, **servers: str) -> None:
     async with stage(folder, **servers) as here:
         services = assemble(here.context)
         app = create_app(services)
+        home = here.context.settings.home
+        await services.tokens.make_local(home, here.context.home_id)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=60) as http:
+        options: dict[str, Any] = {"transport": transport, "base_url": BASE_URL, "timeout": 60}
+        async with httpx.AsyncClient(**options, auth=signed(home)) as http:
             await story(Desk(here, app, services, http))
 
 

@@ -145,7 +145,7 @@ def test_events_tell_states_and_progress_up_to_the_end(tmp_path: Path) -> None:
 
     async def story(desk: Desk) -> None:
         execution = await _run(desk, await desk.job())
-        async with desk.served() as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with desk.served() as url, httpx.AsyncClient(base_url=url, timeout=60, headers=desk.headers) as http:
             stream = http.stream("GET", f"/api/executions/{execution}/events")
             async with stream as answer:
                 assert answer.headers["content-type"].startswith("text/event-stream")
@@ -180,7 +180,11 @@ def test_a_stopping_service_ends_its_streams(tmp_path: Path) -> None:
 
     async def story(desk: Desk) -> None:
         execution = await _run(desk, await desk.job())
-        async with asyncio.timeout(30), desk.served() as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with (
+            asyncio.timeout(30),
+            desk.served() as url,
+            httpx.AsyncClient(base_url=url, timeout=60, headers=desk.headers) as http,
+        ):
             stream = http.stream("GET", f"/api/executions/{execution}/events")
             async with stream as answer:
                 lines = answer.aiter_lines()

@@ -31,7 +31,7 @@ def test_the_api_is_what_its_document_says(tmp_path: Path, monkeypatch: pytest.M
     async def story(desk: Desk) -> None:
         known = await _furnished(desk)
         async with desk.served() as url:
-            code, output = await _fuzzed(url, known, tmp_path / "storage-of-shop")
+            code, output = await _fuzzed(url, known, tmp_path / "storage-of-shop", desk.token)
         assert code == 0, output[-20_000:]
         assert "Test cases" in output or "passed" in output, output
 
@@ -61,12 +61,13 @@ async def _furnished(desk: Desk) -> dict[str, list[str]]:
     }
 
 
-async def _fuzzed(url: str, known: dict[str, Any], folder: Path) -> tuple[int, str]:
+async def _fuzzed(url: str, known: dict[str, Any], folder: Path, token: str) -> tuple[int, str]:
     """Runs schemathesis as the program that it is; returns its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "schemathesis.cli", "run", f"{url}/api/openapi.json", "--checks", CHECKS, "--seed", SEED),
         *("--max-time", str(SECONDS), "--continue-on-failure", "--request-timeout", "30", "--no-color"),
+        *("--header", f"Authorization: Bearer {token}"),
         *("--suppress-health-check", "all", "--warnings", "off"),
         cwd=folder,
         env=os.environ

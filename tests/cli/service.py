@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataguardian.cli.client import Client
+from dataguardian.cli.client import Client, connect
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, STORAGE
 from tests.cli.program import MARK, Outcome, finished, wait_for
 from tests.servers import free_port
+from tests.signed import LOCAL_TOKEN
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Service:
 
     @property
     def home(self) -> Path:
-        return self.folder / "home"
+        return Path(self.env.get("DATAGUARDIAN_HOME") or self.folder / "home")
 
     @property
     def url(self) -> str:
@@ -73,6 +74,10 @@ class Service:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
+
+    def client(self) -> Client:
+        """Returns a client of the administrator of this machine."""
+        return connect(self.url, self.home / LOCAL_TOKEN)
 
     def begin(self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -122,7 +127,7 @@ class Service:
         name = f"t{uuid.uuid4().hex[:8]}"
         source, disk = self.tree(f"{name}-source", size_bytes), self.folder / f"{name}-disk"
         disk.mkdir()
-        with Client(self.url) as client:
+        with self.client() as client:
             config = {"source_path": str(source)}
             row = client.post(DATASOURCE.path, {"name": name, "type": "files", "connection_config": config})
             place = client.post(STORAGE.path, {"name": name, "type": "local", "config": {"path": str(disk)}})
@@ -131,7 +136,7 @@ class Service:
 
     def reaches(self, execution_id: str, status: str) -> None:
         """Waits until an execution is in that state."""
-        with Client(self.url) as client:
+        with self.client() as client:
             path = EXECUTION.of(execution_id)
             wait_for(lambda: client.get(path)["status"] == status, f"{execution_id} to be {status}", seconds=90)
 

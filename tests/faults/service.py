@@ -23,6 +23,7 @@ from dataguardian.core.verify import run_verify
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from tests.conftest import require_tool
 from tests.servers import PostgresServer, free_port
+from tests.signed import signed
 
 T = TypeVar("T")
 
@@ -247,7 +248,8 @@ class Service:
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Returns the answer, whatever it is."""
         if self.http is None:
-            self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+            url = f"http://127.0.0.1:{self.port}"
+            self.http = httpx.Client(base_url=url, timeout=30, trust_env=False, auth=signed(self.home))
         return self.http.request(method, path, **options)
 
     def get(self, path: str, **query: Any) -> Any:

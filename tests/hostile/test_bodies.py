@@ -83,7 +83,7 @@ def test_no_path_leads_out_or_splits_an_answer(tmp_path: Path, path: str) -> Non
     """A path is a name of ours or a 404 or 422; nothing of it becomes a header or a file."""
 
     async def story(desk: Desk) -> None:
-        async with desk.served() as address, httpx.AsyncClient() as http:
+        async with desk.served() as address, httpx.AsyncClient(headers=desk.headers) as http:
             answer = await http.get(address + path)
         assert answer.status_code in {404, 422}
         is_error(answer, answer.status_code)

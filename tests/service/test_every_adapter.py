@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dataguardian.cli.client import Client, ServiceError
+from dataguardian.cli.client import ServiceError
 from dataguardian.cli.configs import address_config
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, RESTORE, STORAGE, VERIFICATION
 from dataguardian.core.secrets import MASK, revealed
@@ -55,7 +55,7 @@ class Town:
 
     def __init__(self, service: Service, ask: Asking) -> None:
         self.service, self._ask = service, ask
-        self.client = Client(service.url)
+        self.client = service.client()
         self._folders: list[Path] = []
 
     def close(self) -> None:
