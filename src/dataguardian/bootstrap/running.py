@@ -102,6 +102,7 @@ async def _last_uses(services: Services) -> None:
     """Writes down who was here at last, when the catalogue is there."""
     with contextlib.suppress(DataGuardianError):
         await services.tokens.write_uses()
+        await services.sessions.write_uses()
 
 
 async def _release(crew: Crew, signals: Signals, drain_seconds: float) -> None:

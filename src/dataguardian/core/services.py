@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataguardian.core.access.known import Known
+from dataguardian.core.access.passwords import Passwords
+from dataguardian.core.access.sessions import Sessions
+from dataguardian.core.access.setup import Setup
 from dataguardian.core.access.tokens import Tokens
+from dataguardian.core.access.users import Users
 from dataguardian.core.cleanup import Cleanup
 from dataguardian.core.context import Context
 from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
@@ -43,6 +47,9 @@ class Services:
     queueboard: QueueBoard
     settings: SystemSettings
     tokens: Tokens
+    users: Users
+    sessions: Sessions
+    setup: Setup
 
 
 def assemble(context: Context) -> Services:
@@ -50,7 +57,8 @@ def assemble(context: Context) -> Services:
     events = Events(context)
     executions = Executions(context, events)
     work = Work(context, events)
-    known = Known(context.clock)
+    known, passwords = Known(context.clock), Passwords()
+    users = Users(context, passwords, known)
     return Services(
         context=context,
         events=events,
@@ -70,4 +78,7 @@ def assemble(context: Context) -> Services:
         queueboard=QueueBoard(context),
         settings=SystemSettings(context),
         tokens=Tokens(context.db, context.clock, known),
+        users=users,
+        sessions=Sessions(context, passwords, known),
+        setup=Setup(context, users),
     )

@@ -90,4 +90,7 @@ def scheduler_loops(services: Services) -> list[Loop]:
 
 def access_loops(services: Services) -> list[Loop]:
     """What every process runs that listens."""
-    return [Loop("uses of tokens", USED_SECONDS, services.tokens.write_uses)]
+    return [
+        Loop("uses of tokens", USED_SECONDS, services.tokens.write_uses),
+        Loop("uses of sessions", USED_SECONDS, services.sessions.write_uses),
+    ]

@@ -1,0 +1,291 @@
+"""Signing in and what follows: sessions of browsers, kept by the server, ended by it at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from pydantic import SecretStr
+
+from dataguardian.core.access.actors import of_user
+from dataguardian.core.access.known import Known
+from dataguardian.core.access.names import name_of
+from dataguardian.core.access.passwords import Passwords
+from dataguardian.core.access.texts import hash_of, is_secret, new_secret, same
+from dataguardian.core.access.throttle import (
+    FREE_FOR_ADDRESS,
+    FREE_FOR_NAME,
+    Throttle,
+    is_here,
+    network_of,
+    refuse,
+)
+from dataguardian.core.access.totp import matching_step, plain_code
+from dataguardian.core.access.users import totp_purpose
+from dataguardian.core.context import Context
+from dataguardian.db.accounts import SignIn, User
+from dataguardian.db.repositories.accounts import SignInRepository, UserRepository
+from dataguardian.domain.access import Actor
+from dataguardian.domain.errors import ForbiddenError, NotFoundError, SecretUnreadableError, UnauthenticatedError
+from dataguardian.domain.ids import new_id
+
+IDLE = timedelta(hours=12)
+LONGEST = timedelta(days=7)
+FORGET_SECONDS = 3600.0
+PACE_SECONDS = 0.4
+"""A sign-in that fails is answered after a multiple of this, so that no answer tells by its time what was wrong."""
+MOST_NAME, MOST_AGENT = 100, 300
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session that was just begun. `secret` goes into the cookie, `csrf` is what its page must send with changes."""
+
+    id: uuid.UUID
+    secret: str = field(repr=False)
+    csrf: str = field(repr=False)
+    expires_at: datetime
+    user: User
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Who a session belongs to."""
+
+    actor: Actor
+    id: uuid.UUID
+    csrf_hash: str = field(repr=False)
+    created_at: datetime
+    expires_at: datetime
+    user: User
+
+    def has_csrf(self, sent: str) -> bool:
+        return same(hash_of(sent), self.csrf_hash)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A sign-in that is being looked at. `user` is None for a stranger; `key` is what its failures count for."""
+
+    name: str
+    key: str
+    address: str | None
+    user: User | None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it counts for the name wherever it comes from, and so in the user's row."""
+        return self.key == self.name
+
+
+class Sessions:
+    def __init__(self, context: Context, passwords: Passwords, known: Known) -> None:
+        self._context = context
+        self._passwords = passwords
+        self._known = known
+        self._names = Throttle(context.clock, FREE_FOR_NAME)
+        self._addresses = Throttle(context.clock, FREE_FOR_ADDRESS)
+        self._seen: dict[uuid.UUID, tuple[datetime, datetime]] = {}
+        self._forgot_at: float | None = None
+
+    async def sign_in(
+        self, name: str, password: SecretStr, code: str | None = None, address: str | None = None, agent: str = ""
+    ) -> Session:
+        """Begins a session. Raises UnauthenticatedError, of one text and pace whatever was wrong, and
+        TooManyAttemptsError before anything is looked at.
+        """
+        began = asyncio.get_running_loop().time()
+        attempt = await self._admitted(name_of(name)[:MOST_NAME], address)
+        user = await self._proven(attempt, password, code or "")
+        session = None if user is None else await self._begin(user, code or "", address, agent)
+        if session is None:
+            await self._failed(attempt)
+            await _pace(began)
+            raise UnauthenticatedError(
+                "the name, the password or the code is not right",
+                hint="those who have a second factor send its code, too",
+            )
+        self._names.forget(attempt.key)
+        self._addresses.take_back(network_of(address))
+        return session
+
+    async def confirm(self, user_id: uuid.UUID, password: SecretStr, address: str | None) -> User:
+        """Asks who is signed in for the password once more, before what a stolen session must not do.
+
+        Raises ForbiddenError, TooManyAttemptsError, NotFoundError.
+        """
+        async with self._context.db.read() as session:
+            name = (await UserRepository(session).get(user_id)).name
+        began = asyncio.get_running_loop().time()
+        attempt = await self._admitted(name, address)
+        if attempt.user is not None and await self._passwords.matches(attempt.user.password_hash, password):
+            self._names.forget(attempt.key)
+            self._addresses.take_back(network_of(address))
+            return attempt.user
+        await self._failed(attempt)
+        await _pace(began)
+        raise ForbiddenError("this is not the password", hint="give the password that you signed in with")
+
+    async def authenticate(self, secret: str) -> SignedIn:
+        """Returns whose session this is. Raises UnauthenticatedError, CatalogUnavailableError."""
+        hashed = hash_of(secret)
+        found = None
+        if is_secret(secret):
+            found = await self._known.get(hashed, SignedIn, lambda: self._load(hashed))
+        now = self._context.clock.now()
+        if found is None or found.expires_at <= now:
+            raise UnauthenticatedError("this session has ended", hint="sign in again")
+        self._seen[found.id] = now, min(now + IDLE, found.created_at + LONGEST)
+        return found
+
+    async def sign_out(self, session_id: uuid.UUID) -> None:
+        async with self._context.db.write() as session:
+            await SignInRepository(session).delete(session_id)
+        self._known.forget()
+
+    async def of_user(self, user_id: uuid.UUID) -> Sequence[SignIn]:
+        """Returns a user's sessions that have not ended, newest first. Raises NotFoundError."""
+        async with self._context.db.read() as session:
+            await UserRepository(session).get(user_id)
+            where = (SignIn.user_id == user_id, SignIn.expires_at > self._context.clock.now())
+            return await SignInRepository(session).all(*where, order=SignIn.created_at.desc())
+
+    async def end(self, user_id: uuid.UUID, session_id: uuid.UUID) -> None:
+        """Ends one session of a user. Raises NotFoundError."""
+        async with self._context.db.write() as session:
+            row = await SignInRepository(session).get(session_id)
+            if row.user_id != user_id:
+                raise NotFoundError(f"there is no session {session_id}", hint="a list shows what there is")
+            await SignInRepository(session).delete(session_id)
+        self._known.forget()
+
+    async def end_all(self, user_id: uuid.UUID) -> int:
+        """Ends every session of a user; returns how many there were."""
+        async with self._context.db.write() as session:
+            ended = await SignInRepository(session).end_all(user_id)
+        self._known.forget()
+        return ended
+
+    async def write_uses(self) -> None:
+        """Writes down, in one transaction, when sessions were used; now and then removes those that have ended."""
+        seen, self._seen = self._seen, {}
+        moment = self._context.clock.monotonic()
+        forgetting = self._forgot_at is None or moment - self._forgot_at > FORGET_SECONDS
+        if not seen and not forgetting:
+            return
+        async with self._context.db.write() as session:
+            for session_id, (last_seen_at, expires_at) in seen.items():
+                await SignInRepository(session).seen(session_id, last_seen_at, expires_at)
+            if forgetting:
+                await SignInRepository(session).forget_expired(self._context.clock.now())
+                self._forgot_at = moment
+
+    async def _admitted(self, name: str, address: str | None) -> _Attempt:
+        """Counts the attempt, or raises TooManyAttemptsError. Attempts from this machine, and from where the user is
+        signed in already, count by themselves: nobody elsewhere can keep them out.
+        """
+        network = network_of(address)
+        self._addresses.check(network)
+        now = self._context.clock.now()
+        async with self._context.db.read() as session:
+            user = await UserRepository(session).by_name(name)
+            is_familiar = user is not None and await SignInRepository(session).lives(user.id, address or "", now)
+        key = f"{name} {network}" if is_here(address) or is_familiar else name
+        attempt = _Attempt(name, key, address, user if user is not None and user.enabled else None)
+        self._names.check(key)
+        before = 0
+        if attempt.user is not None and attempt.is_shared:
+            before = attempt.user.failed_sign_ins
+            refuse((attempt.user.locked_until - now).total_seconds() if attempt.user.locked_until else 0)
+        self._addresses.count(network)
+        self._names.count(key, before)
+        return attempt
+
+    async def _proven(self, attempt: _Attempt, password: SecretStr, code: str) -> User | None:
+        """Returns the user whose password and code these are."""
+        user = attempt.user
+        right = await self._passwords.matches(user.password_hash if user else None, password)
+        return user if right and user is not None and self._second(user, code) is not None else None
+
+    def _second(self, user: User, code: str) -> tuple[int | None, str | None] | None:
+        """Returns what the second factor spends: a step, or the hash of a recovery code. None when it is not right."""
+        if not user.totp_confirmed or user.totp_secret is None:
+            return None, None
+        plain = plain_code(code)
+        recovery = hash_of(plain)
+        if any([same(recovery, stored) for stored in user.recovery_codes]):  # noqa: C419 -- looks at all of them
+            return None, recovery
+        try:
+            secret = self._context.vault.open(user.totp_secret, purpose=totp_purpose(user.id))
+        except SecretUnreadableError as error:
+            log.error("a second factor cannot be read", user=user.name, message=error.message)  # noqa: TRY400 -- says all
+            return None
+        step = matching_step(secret, plain, self._context.clock.now(), user.totp_last_step)
+        return None if step is None else (step, None)
+
+    async def _begin(self, proven: User, code: str, address: str | None, agent: str) -> Session | None:
+        """Begins the session, unless something has changed since the password was looked at."""
+        now, secret = self._context.clock.now(), new_secret()
+        csrf = csrf_of(secret)
+        async with self._context.db.write() as session:
+            user = await UserRepository(session).find_locked(proven.id)
+            if user is None or not user.enabled or user.password_hash != proven.password_hash:
+                return None
+            spent = self._second(user, code)
+            if spent is None:
+                return None
+            step, recovery = spent
+            user.totp_last_step = step if step is not None else user.totp_last_step
+            user.recovery_codes = [stored for stored in user.recovery_codes if stored != recovery]
+            user.failed_sign_ins, user.locked_until = 0, None
+            user.last_sign_in_at = user.updated_at = now
+            row = SignIn(
+                id=new_id(now),
+                created_at=now,
+                updated_at=now,
+                user_id=user.id,
+                secret_hash=hash_of(secret),
+                csrf_hash=hash_of(csrf),
+                expires_at=now + IDLE,
+                last_seen_at=now,
+                address=(address or "")[:MOST_NAME],
+                user_agent=agent[:MOST_AGENT],
+            )
+            await SignInRepository(session).add(row)
+        return Session(row.id, secret, csrf, row.expires_at, user)
+
+    async def _failed(self, attempt: _Attempt) -> None:
+        """Remembers a failure of a user in the row, so that a restart does not forget it."""
+        if attempt.user is None or not attempt.is_shared:
+            return
+        now = self._context.clock.now()
+        attempts, pause = self._names.state(attempt.key)
+        async with self._context.db.write() as session:
+            user = await UserRepository(session).find_locked(attempt.user.id)
+            if user is not None:
+                user.failed_sign_ins = max(user.failed_sign_ins, attempts)
+                user.locked_until = now + timedelta(seconds=pause) if pause > 0 else None
+
+    async def _load(self, hashed: str) -> SignedIn | None:
+        async with self._context.db.read() as session:
+            found = await SignInRepository(session).by_hash(hashed)
+        if found is None or not found[1].enabled:
+            return None
+        row, user = found
+        return SignedIn(of_user(user), row.id, row.csrf_hash, row.created_at, row.expires_at, user)
+
+
+def csrf_of(secret: str) -> str:
+    """Returns the token against forged requests that belongs to a session: its page may ask for it again."""
+    return hash_of(f"csrf {secret}")
+
+
+async def _pace(began: float) -> None:
+    passed = asyncio.get_running_loop().time() - began
+    await asyncio.sleep(PACE_SECONDS - passed % PACE_SECONDS)
