@@ -93,6 +93,17 @@ def test_a_run_that_is_watched(service: Service) -> None:
     assert "4.8 MiB" in outcome.out
 
 
+def test_a_job_keeps_to_its_bandwidth(service: Service) -> None:
+    """4 MiB in parts of 1 MiB at 20 megabits per second take a second at least; 0 takes the limit away again."""
+    thing = service.prepared(size_bytes=4_000_000)
+    job = service.ok("job", "edit", thing.name, "--bandwidth-limit", "20", "--part-size", "1MiB")
+    assert job["backup_options"]["bandwidth_limit_mbps"] == 20
+    assert "bandwidth_limit_mbps" in service.told("job", "show", thing.name)
+    assert service.backup(thing.name)["duration_seconds"] >= 1
+    job = service.ok("job", "edit", thing.name, "--bandwidth-limit", "0")
+    assert job["backup_options"]["bandwidth_limit_mbps"] is None
+
+
 def test_a_run_that_fails_exits_by_its_outcome(service: Service) -> None:
     """The source is gone: the reason is told, and the exit code is that of a backup by hand."""
     thing = service.prepared()

@@ -88,3 +88,19 @@ def test_a_storage_that_is_named_twice(program: Program, source: str) -> None:
     """Refused before anything is read."""
     assert program.run("backup", source, program.storage, "--also", program.storage).code == 2
     assert program.stored == []
+
+
+def test_a_backup_keeps_to_a_bandwidth(program: Program, source: str) -> None:
+    """6 MiB in parts of 1 MiB at 20 megabits per second take two seconds at least, to each of two storages."""
+    second = program.home / "second"
+    second.mkdir()
+    arguments = ("--part-size", "1MiB", "--bandwidth-limit", "20")
+    assert program.backup(source, *arguments)["duration_seconds"] >= 2
+    assert program.backup(source, *arguments, "--also", f"file://{second}")["duration_seconds"] >= 2
+
+
+@pytest.mark.parametrize("rate", ["-1", "nan", "inf"])
+def test_a_bandwidth_that_is_none(program: Program, source: str, rate: str) -> None:
+    """Refused before anything is read."""
+    told = program.run("backup", source, program.storage, "--bandwidth-limit", rate)
+    assert (told.code, "is no bandwidth" in told.err) == (2, True)

@@ -59,6 +59,20 @@ def test_the_limit_of_a_configuration_is_kept_where_storages_are_wrapped(tmp_pat
         storage.put("b", b"x")
 
 
+@pytest.mark.parametrize(("own", "further"), [(0.001, None), (0.001, 5000), (5000, 0.001), (None, 0.001)])
+def test_of_two_limits_the_lower_one_counts(tmp_path: Path, own: float | None, further: float | None) -> None:
+    """A job's limit comes on top of the storage's own: neither lifts the other."""
+    pauses: list[float] = []
+    storage = wrap(
+        build_storage(LocalConfig(path=str(tmp_path), bandwidth_limit_mbps=own)),
+        sleep=pauses.append,
+        limit_mbps=further,
+    )
+    storage.put("a", bytes(1000))
+    storage.put("b", b"x")
+    assert pauses == [pytest.approx(8, abs=1)]  # 8000 bits at 1000 a second
+
+
 def test_an_address_can_give_the_limit() -> None:
     """The option has the same name everywhere."""
     assert storage_config(parse_url("file:///x?bandwidth_limit_mbps=50")).bandwidth_limit_mbps == 50

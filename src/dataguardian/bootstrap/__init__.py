@@ -79,12 +79,12 @@ def open_datasource(address: str, *, password: SecretStr | None = None) -> Datas
     return Datasource(config, build_engine(config), ENGINES.adapter_of(config).type, config.describe())
 
 
-def open_storage(address: str, *, sleep: Sleep = time.sleep) -> StorageLocation:
+def open_storage(address: str, *, sleep: Sleep = time.sleep, limit_mbps: float | None = None) -> StorageLocation:
     """Builds the storage of an address; opens nothing yet. Raises UsageError or MissingToolError.
 
-    `sleep` pauses between tries and may raise to cancel.
+    `sleep` pauses between tries and may raise to cancel. `limit_mbps` is a bandwidth limit beside the address's own.
     """
-    return _location(_parse(address, "storage"), sleep)
+    return _location(_parse(address, "storage"), sleep, limit_mbps)
 
 
 def open_backup(address: str, *, sleep: Sleep = time.sleep) -> StoredBackup:
@@ -168,9 +168,9 @@ def _refuse(kind: str, metadata: dict[str, Any], chunks: Iterator[bytes]) -> Non
     raise IntegrityError("its engine is unknown, because the manifest is damaged")
 
 
-def _location(url: Url, sleep: Sleep) -> StorageLocation:
+def _location(url: Url, sleep: Sleep, limit_mbps: float | None = None) -> StorageLocation:
     config = _storage_config(url)
-    return StorageLocation(wrap(build_storage(config), sleep=sleep), config.describe())
+    return StorageLocation(wrap(build_storage(config), sleep=sleep, limit_mbps=limit_mbps), config.describe())
 
 
 def _with_password(config: EngineConfig, password: SecretStr | None) -> EngineConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from dataguardian.cli import output
-from dataguardian.cli.options import Json, PasswordFile, password_from
+from dataguardian.cli.options import BandwidthLimit, Json, PasswordFile, password_from
 from dataguardian.cli.signals import STOP, stoppable
 from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.domain.sizes import format_size, parse_size
@@ -59,6 +59,7 @@ def backup(
         Strategy,
         typer.Option(help="With --also: identical bytes to all of them, or to the first one that takes the backup."),
     ] = Strategy.REPLICATE,
+    bandwidth_limit: BandwidthLimit = None,
     password_file: PasswordFile = None,
     json: Json = False,
 ) -> int:
@@ -70,7 +71,10 @@ def backup(
 
     part_size_bytes = parse_size(part_size)
     datasource = bootstrap.open_datasource(source, password=password_from(password_file))
-    locations = [bootstrap.open_storage(address, sleep=STOP.sleep) for address in (storage, *(also or ()))]
+    locations = [
+        bootstrap.open_storage(address, sleep=STOP.sleep, limit_mbps=bandwidth_limit or None)
+        for address in (storage, *(also or ()))
+    ]
     _refuse_twins(locations)
     plan = bootstrap.plan_backup(
         datasource,

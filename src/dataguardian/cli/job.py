@@ -12,7 +12,7 @@ from dataguardian.cli.client import Client, Document, ServiceUrl, connect
 from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.execution import show_outcome
 from dataguardian.cli.groups import Yes, confirmed, group
-from dataguardian.cli.options import Json
+from dataguardian.cli.options import BandwidthLimit, Json
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, STORAGE, named, names
 from dataguardian.cli.waiting import wait_for
 from dataguardian.domain.errors import UsageError
@@ -111,6 +111,7 @@ def add(
     exclude: Exclude = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
+    bandwidth_limit: BandwidthLimit = None,
     also: Also = None,
     strategy: OfStrategy = None,
     lag_seconds: Lag = None,
@@ -135,6 +136,7 @@ def add(
         exclude=exclude,
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
+        bandwidth_limit=bandwidth_limit,
     )
     with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
@@ -167,6 +169,7 @@ def edit(
     exclude: Exclude = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
+    bandwidth_limit: BandwidthLimit = None,
     also: Also = None,
     strategy: OfStrategy = None,
     lag_seconds: Lag = None,
@@ -191,6 +194,7 @@ def edit(
         exclude=exclude,
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
+        bandwidth_limit=bandwidth_limit,
     )
     with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
@@ -317,6 +321,7 @@ def _options(
     exclude: list[str] | None,
     timeout_minutes: float | None,
     stall_minutes: float | None,
+    bandwidth_limit: float | None,
 ) -> Document:
     given = {
         "compression": compression,
@@ -327,7 +332,8 @@ def _options(
         "timeout_minutes": timeout_minutes,
         "stall_minutes": stall_minutes,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    limit = {} if bandwidth_limit is None else {"bandwidth_limit_mbps": bandwidth_limit or None}
+    return {key: value for key, value in given.items() if value is not None} | limit
 
 
 def _targets(client: Client, also: list[str] | None, strategy: Strategy | None, lag_seconds: float | None) -> Document:

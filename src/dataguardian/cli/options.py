@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dataguardian.cli import output
+from dataguardian.domain.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -21,6 +23,25 @@ PasswordFile = Annotated[
     typer.Option(
         metavar="FILE",
         help="Take the password from the first line of FILE. Else it is the address's or the environment's.",
+    ),
+]
+
+
+def _rate(mbps: float | None) -> float | None:
+    if mbps is not None and not 0 <= mbps < math.inf:
+        raise UsageError(
+            f"{mbps:g} is no bandwidth", hint="--bandwidth-limit takes megabits per second; 0 for no limit"
+        )
+    return mbps
+
+
+BandwidthLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--bandwidth-limit",
+        metavar="MBPS",
+        callback=_rate,
+        help="Megabits per second to each storage, beside its own limit; 0: none.",
     ),
 ]
 

@@ -12,6 +12,7 @@ from dataguardian.core.targets import DEFAULT_LAG_SECONDS
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.sizes import MIB
 from dataguardian.domain.states import Strategy
+from dataguardian.storage.base import BandwidthLimit
 from dataguardian.streams.codecs import codec_for
 
 MOST_MINUTES = 366 * 24 * 60
@@ -20,6 +21,9 @@ MOST_TARGETS = 9
 
 class BackupOptions(BaseModel):
     """`timeout_minutes` and `stall_minutes` of 0 mean no limit.
+
+    `bandwidth_limit_mbps` (10^6 bits per second, to each storage location on its own) comes on top of a location's own
+    limit: the lower one counts.
 
     `storage_targets` are ids of storage locations beside the job's own. With `replicate` all of them must hold every
     backup, and one that still lacks a part `storage_lag_seconds` after another one has it is left behind, to be
@@ -35,6 +39,7 @@ class BackupOptions(BaseModel):
     exclude: tuple[str, ...] = ()
     timeout_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 0
     stall_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 60
+    bandwidth_limit_mbps: BandwidthLimit | None = None
     storage_targets: Annotated[tuple[uuid.UUID, ...], Field(max_length=MOST_TARGETS)] = ()
     storage_strategy: Strategy = Strategy.REPLICATE
     storage_lag_seconds: Annotated[float, Field(gt=0, le=86400)] = DEFAULT_LAG_SECONDS

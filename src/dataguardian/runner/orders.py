@@ -43,7 +43,7 @@ def carry_out(task: Task, link: Link) -> dict[str, Any]:
 
 
 def _backup(task: Task, order: BackupOrder, link: Link) -> dict[str, Any]:
-    targets = [_target(place, link) for place in task.places]
+    targets = [_target(place, link, order.bandwidth_limit_mbps) for place in task.places]
     for directory in order.earlier:
         adopted = _adopted(targets, directory, order.strategy)
         if adopted is not None:
@@ -213,13 +213,13 @@ def _engine(task: Task) -> Engine:
     return build_engine(engine_document(task.engine))
 
 
-def _open(place: Place, link: Link) -> Storage:
-    return wrap(build_storage(storage_document(place.config)), sleep=link.stop.sleep)
+def _open(place: Place, link: Link, limit_mbps: float | None = None) -> Storage:
+    return wrap(build_storage(storage_document(place.config)), sleep=link.stop.sleep, limit_mbps=limit_mbps)
 
 
-def _target(place: Place, link: Link) -> Target:
+def _target(place: Place, link: Link, limit_mbps: float | None = None) -> Target:
     try:
-        return Target(place.name, _open(place, link))
+        return Target(place.name, _open(place, link, limit_mbps))
     except DataGuardianError as error:
         return Target(place.name, None, error)
 

@@ -26,12 +26,16 @@ class _Line(BaseModel):
 
 
 class BackupOrder(_Line):
-    """`earlier` are directories of earlier attempts: a valid manifest there is adopted instead of dumping again."""
+    """`earlier` are directories of earlier attempts: a valid manifest there is adopted instead of dumping again.
+
+    `bandwidth_limit_mbps` holds for each storage on its own, beside the storage's own limit.
+    """
 
     plan: BackupPlan
     earlier: tuple[str, ...] = ()
     strategy: Strategy = Strategy.REPLICATE
     lag_seconds: float = DEFAULT_LAG_SECONDS
+    bandwidth_limit_mbps: float | None = None
 
 
 class RestoreOrder(_Line):

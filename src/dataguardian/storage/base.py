@@ -31,6 +31,9 @@ from dataguardian.registry import Adapter, AdapterConfig
 
 Data = bytes | bytearray | memoryview
 
+BandwidthLimit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Megabits (10^6 bits) per second."""
+
 PROBE_PREFIX = ".dataguardian-check"
 
 
@@ -40,7 +43,7 @@ class StorageConfig(AdapterConfig):
     `bandwidth_limit_mbps` (10^6 bits per second, up and down together) is kept by a wrapper.
     """
 
-    bandwidth_limit_mbps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    bandwidth_limit_mbps: BandwidthLimit | None = None
 
 
 class RemoteConfig(StorageConfig):

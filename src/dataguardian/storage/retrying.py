@@ -110,11 +110,14 @@ class RetryingStorage(Storage):
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads load, keeps no secret
 
 
-def wrap(storage: Storage, *, sleep: Sleep = time.sleep) -> Storage:
-    """Returns the storage as the pipeline uses it, with every wrapper around it: the one place that stacks them."""
-    limit_mbps = storage.bandwidth_limit_mbps
-    if limit_mbps is not None:
-        storage = LimitedStorage(storage, limit_mbps, sleep=sleep)
+def wrap(storage: Storage, *, sleep: Sleep = time.sleep, limit_mbps: float | None = None) -> Storage:
+    """Returns the storage as the pipeline uses it, with every wrapper around it: the one place that stacks them.
+
+    `limit_mbps` is the bandwidth limit of whoever uses it; of that one and the storage's own the lower one counts.
+    """
+    limits = [limit for limit in (storage.bandwidth_limit_mbps, limit_mbps) if limit is not None]
+    if limits:
+        storage = LimitedStorage(storage, min(limits), sleep=sleep)
     return RetryingStorage(storage, sleep=sleep)
 
 

@@ -103,6 +103,7 @@ def _task(claim: Claim) -> tuple[Task, BackupOptions]:
         earlier=claim.earlier,
         strategy=options.storage_strategy,
         lag_seconds=options.storage_lag_seconds,
+        bandwidth_limit_mbps=options.bandwidth_limit_mbps,
     )
     return Task(**places_of(claim.storages), engine=engine, backup=order), options
 
