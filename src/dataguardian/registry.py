@@ -19,6 +19,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, Union
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataguardian.domain.errors import MissingToolError, UnknownSchemeError, UsageError
+from dataguardian.domain.secretfields import check_names
 from dataguardian.domain.urls import Url
 
 T = TypeVar("T")
@@ -93,18 +94,33 @@ class Registry(Generic[A]):
     def adapters(self) -> dict[str, A]:
         """Every adapter by type. Modules are light: their SDKs are imported when an adapter is used.
 
-        Of two adapters of one type the first counts, ours before those of other packages.
+        Of two adapters of one type the first counts, ours before those of other packages. Raises UsageError for one of
+        ours whose configuration has a field that is called like a secret and is none by its type.
         """
         path = importlib.import_module(self.package).__path__
         modules = [importlib.import_module(f"{self.package}.{info.name}") for info in pkgutil.iter_modules(path)]
         found = [getattr(module, "ADAPTER", None) for module in modules]
         found += [adapter for module in modules for adapter in getattr(module, "ADAPTERS", ())]
-        found += [_loaded(entry) for entry in entry_points(group=self.package)]
         adapters: dict[str, A] = {}
         for adapter in found:
             if isinstance(adapter, self.adapter_type):
+                check_names(adapter.config)
+                adapters.setdefault(adapter.type, adapter)
+        for entry in entry_points(group=self.package):
+            adapter = _loaded(entry)
+            if isinstance(adapter, self.adapter_type) and self._takes(adapter):
                 adapters.setdefault(adapter.type, adapter)
         return adapters
+
+    def _takes(self, adapter: A) -> bool:
+        """Refuses another package's adapter, with a word in the log, when it would store a secret in clear."""
+        try:
+            check_names(adapter.config)
+        except UsageError as error:
+            text = f"{error.message} ({error.hint})"
+            logging.getLogger(__name__).error("the %s %s was refused: %s", self.noun, adapter.type, text)  # noqa: TRY400 -- says it all
+            return False
+        return True
 
     def by_type(self, type_name: str) -> A:
         """Raises UnknownSchemeError for a type that this installation does not know."""

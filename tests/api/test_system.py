@@ -39,7 +39,7 @@ def test_settings_are_shown_masked_and_changed_bit_by_bit(tmp_path: Path) -> Non
         assert (shown["url"], shown["secret"]) == (MASK, MASK)
         await desk.put(path, {"value": {"channels": {"ops": shown | {"timeout_seconds": 7}}}})
         async with desk.services.context.db.read() as session:
-            stored = (await load_settings(session)).channels["ops"]
+            stored = (await load_settings(session, desk.services.context.vault)).channels["ops"]
         assert stored.url.get_secret_value() == SECRET  # type: ignore[attr-defined]
         assert stored.timeout_seconds == 7
         assert (await desk.get(path)).json()["value"]["routes"][0]["channels"] == ["ops"]

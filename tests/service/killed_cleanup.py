@@ -33,7 +33,7 @@ class Deadly(LocalStorage):
         super().delete(path)
 
 
-def deadly(row: StorageLocation) -> Storage:
+def deadly(row: StorageLocation, _: Vault) -> Storage:
     return Deadly(LocalConfig.model_validate({"type": "local", **row.config}))
 
 

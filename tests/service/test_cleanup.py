@@ -49,7 +49,7 @@ def cleanup(here: Stage) -> Cleanup:
 def faulty(here: Stage, *faults: Fault) -> tuple[Cleanup, FaultyStorage]:
     """A cleanup whose storage misbehaves as scripted."""
     storage = FaultyStorage(storage_of(here), *faults)
-    return Cleanup(here.context, here.events, opener=lambda _: storage), storage
+    return Cleanup(here.context, here.events, opener=lambda *_: storage), storage
 
 
 async def ids(here: Stage) -> set[uuid.UUID]:
@@ -260,7 +260,7 @@ def test_what_happens_between_plan_and_deletion_counts(tmp_path: Path, event: st
                 await lease(here, rows[1], job.datasource_id)
 
         storage = Interrupting(storage_of(here), happen)
-        report = await Cleanup(here.context, here.events, opener=lambda _: storage).run()
+        report = await Cleanup(here.context, here.events, opener=lambda *_: storage).run()
         assert storage.happened == 1
         assert (report.removed, report.problems) == (0, [])
         assert (await here.execution(rows[1].id)).status == "completed"

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from dataguardian.core.health import Health
 from dataguardian.core.outages import FAILURES_TO_ALARM
 from dataguardian.core.threads import in_thread
+from dataguardian.core.vault import Vault
 from dataguardian.db.models import Datasource, HealthCheck, StorageLocation
 from dataguardian.domain.errors import StorageFullError
 from dataguardian.engines.base import ProbeResult
@@ -37,7 +38,7 @@ class Probe:
     def __init__(self, clock: SettableClock) -> None:
         self.result, self.takes_ms, self.calls, self._clock = OK, 10.0, 0, clock
 
-    async def __call__(self, row: Datasource | StorageLocation) -> ProbeResult:
+    async def __call__(self, row: Datasource | StorageLocation, vault: Vault) -> ProbeResult:
         self.calls += 1
         self._clock.advance(milliseconds=self.takes_ms)
         return self.result
@@ -293,7 +294,7 @@ def test_a_row_that_changed_or_went_while_it_was_probed_is_not_judged(tmp_path: 
     async def story(here: Stage) -> None:
         source = (await here.job()).datasource_id
 
-        async def edited(row: Datasource) -> ProbeResult:
+        async def edited(row: Datasource, vault: Vault) -> ProbeResult:
             await here.datasources.update(row.id, {"connection_config": {"file_path": "/elsewhere.db"}})
             return DOWN
 
@@ -327,7 +328,7 @@ def test_a_probe_with_a_defect_is_a_failed_check(tmp_path: Path) -> None:
     async def story(here: Stage) -> None:
         source = (await here.job()).datasource_id
 
-        async def broken(row: Datasource) -> ProbeResult:
+        async def broken(row: Datasource, vault: Vault) -> ProbeResult:
             raise ZeroDivisionError
 
         health = Health(here.context, here.events, datasource_probe=broken)

@@ -357,7 +357,7 @@ def test_channels_that_cannot_be_read_do_not_silence_the_others(tmp_path: Path) 
         channels = {"web": hook(1), "pigeon": {"type": "pigeon"}}
         await configure(here, channels, routes=[{"min_severity": "warning", "channels": ["pigeon", "web"]}])
         async with here.context.db.read() as session:
-            settings = await load_settings(session)
+            settings = await load_settings(session, here.context.vault)
         assert list(settings.channels) == ["web"]
         assert [route.channels for route in settings.routes] == [("web",)]
         await configure(here, channels, routes="nonsense")

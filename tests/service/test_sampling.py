@@ -73,7 +73,9 @@ class Week:
             if row.status == "queued":
                 claim = await self.work.claim(Kind.VERIFICATION, row.id, row.enqueue_number)
                 assert claim is not None
-                found = run_verify(open_storage(claim.storage), str(claim.execution.backup_path))
+                found = run_verify(
+                    open_storage(claim.storage, self.here.context.vault), str(claim.execution.backup_path)
+                )
                 result = {"ok": found.ok, "errors": found.errors, "level": found.level, "parts": found.parts}
                 assert await self.work.complete(claim, result)
 

@@ -17,10 +17,20 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
-from dataguardian.core.definitions import checked, merged
+from dataguardian.core.definitions import checked, merged, valid
 from dataguardian.core.options import BackupOptions
+from dataguardian.core.safekeeping import (
+    Row,
+    document_of,
+    model_of,
+    opened_where_possible,
+    owner_of,
+    setting_owner,
+    shown,
+    whole,
+)
 from dataguardian.core.scheduling import next_run
-from dataguardian.core.secrets import masked, revealed
+from dataguardian.core.secrets import revealed
 from dataguardian.core.systemsettings import checked_setting, setting_definition
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import JobRepository
@@ -77,8 +87,12 @@ class _Document:
         self.plain[name] = self.shown[name] = value
 
     def put_config(self, name: str, config: BaseModel) -> None:
-        self.plain[name] = {key: value for key, value in revealed(config).items() if key != "type"}
-        self.shown[name] = {key: value for key, value in masked(config).items() if key != "type"}
+        document = {key: value for key, value in revealed(config).items() if key != "type"}
+        self.put_document(name, document, type(config))
+
+    def put_document(self, name: str, document: dict[str, Any], model: Any) -> None:  # noqa: ANN401 -- a type
+        """Takes one that need not be valid: what is stored, and may have a secret that cannot be opened."""
+        self.plain[name], self.shown[name] = document, shown(document, model)
 
 
 _Sides = tuple[_Document, _Document]
@@ -110,32 +124,32 @@ class Configuration:
         row = await DatasourceRepository(session).get(_id(item)) if item.reference else None
         before, after = _Document(), _Document()
         kind = _same_type(item, row.type if row else None)
-        stored = row.connection_config if row else {}
-        if row is not None:
-            before.put_config("connection_config", engine_document({"type": kind, **stored}))
-        config = engine_document({"type": kind, **merged(item.fields.get("connection_config") or {}, stored)})
-        after.put_config("connection_config", config)
+        stored = self._opened(row, before, "connection_config")
+        config = {"type": kind, **whole(merged(item.fields.get("connection_config") or {}, stored))}
+        after.put_config("connection_config", engine_document(config))
         return _with_fields(before, after, row, item, {"enabled": True, "production": True, "tags": []})
 
     async def _storage(self, session: AsyncSession, item: Wanted) -> _Sides:
         row = await StorageRepository(session).get(_id(item)) if item.reference else None
         before, after = _Document(), _Document()
         kind = _same_type(item, row.type if row else None)
-        stored = row.config if row else {}
-        if row is not None:
-            before.put_config("config", storage_document({"type": kind, **stored}))
-        config = storage_document({"type": kind, **merged(item.fields.get("config") or {}, stored)})
-        after.put_config("config", config)
+        stored = self._opened(row, before, "config")
+        config = {"type": kind, **whole(merged(item.fields.get("config") or {}, stored))}
+        after.put_config("config", storage_document(config))
         return _with_fields(before, after, row, item, {"is_default": False})
 
     async def _job(self, session: AsyncSession, item: Wanted) -> _Sides:
         row = await JobRepository(session).get(_id(item)) if item.reference else None
         before, after = _Document(), _Document()
-        for name, model in (("retention_policy", RetentionPolicy), ("backup_options", BackupOptions)):
-            stored = getattr(row, name) if row else {}
-            if row is not None:
-                before.put(name, checked(model, stored))
-            after.put(name, checked(model, merged(item.fields.get(name) or {}, stored)))
+        policy = row.retention_policy if row else {}
+        if row is not None:
+            before.put("retention_policy", checked(RetentionPolicy, policy))
+        after.put(
+            "retention_policy", checked(RetentionPolicy, merged(item.fields.get("retention_policy") or {}, policy))
+        )
+        stored = self._opened(row, before, "backup_options")
+        options = whole(merged(item.fields.get("backup_options") or {}, stored))
+        after.put_document("backup_options", valid(BackupOptions, options).document(), BackupOptions)
         defaults = dict.fromkeys(_JOB_FIELDS) | {"enabled": True, "schedule_timezone": self._context.settings.timezone}
         sides = _with_fields(before, after, row, item, defaults)
         next_run(after.plain["schedule_cron"], after.plain["schedule_timezone"], self._context.clock.now())
@@ -143,11 +157,23 @@ class Configuration:
 
     async def _setting(self, session: AsyncSession, item: Wanted) -> _Sides:
         definition = setting_definition(item.reference or "")
-        stored = await SettingRepository(session).value(item.reference or "") or {}
+        key = item.reference or ""
+        found = await SettingRepository(session).value(key) or {}
+        stored = opened_where_possible(found, self._context.vault, setting_owner(key))
         before, after = _Document(), _Document()
-        before.put_config("value", checked_setting(definition, stored))
-        after.put_config("value", checked_setting(definition, merged(item.fields.get("value") or {}, stored)))
+        model = definition.model()
+        before.put_document("value", {**revealed(model()), **stored}, model)
+        wanted = whole(merged(item.fields.get("value") or {}, stored))
+        after.put_config("value", checked_setting(definition, wanted))
         return before, after
+
+    def _opened(self, row: Row | None, before: _Document, name: str) -> dict[str, Any]:
+        """Returns what is stored in a row, opened where that is possible, and puts it before the change."""
+        if row is None:
+            return {}
+        stored = opened_where_possible(document_of(row), self._context.vault, owner_of(row))
+        before.put_document(name, stored, model_of(row))
+        return stored
 
 
 def _id(item: Wanted) -> uuid.UUID:

@@ -13,9 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
 from dataguardian.core.options import BackupOptions
+from dataguardian.core.pictures import DefinitionLog
+from dataguardian.core.safekeeping import (
+    model_of,
+    opened_config,
+    opened_where_possible,
+    owner_of,
+    sealed,
+    shown,
+    whole,
+)
 from dataguardian.core.scheduling import next_run
-from dataguardian.core.secrets import MASK, keep_masked, masked, revealed
+from dataguardian.core.secrets import keep_masked
 from dataguardian.core.threads import in_thread
+from dataguardian.core.vault import Vault
 from dataguardian.db.broken import Rule, broken_rule
 from dataguardian.db.models import BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.base import Page, Repository
@@ -28,9 +39,9 @@ from dataguardian.domain.retention import RetentionPolicy
 from dataguardian.domain.states import DatasourceStatus, StorageStatus
 from dataguardian.engines.base import CheckStatus, ProbeResult
 from dataguardian.engines.registry import build_engine, engine_document
-from dataguardian.registry import AdapterConfig
 from dataguardian.storage.registry import build_storage, storage_document
 
+M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", Datasource, StorageLocation, BackupJob)
 
 TEST_SECONDS = 20.0
@@ -39,6 +50,7 @@ TEST_SECONDS = 20.0
 class Datasources:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._log = DefinitionLog(context)
 
     async def create(self, fields: Mapping[str, Any]) -> Datasource:
         """Raises UsageError for a configuration that is not valid, ConflictError for a name that is taken."""
@@ -55,30 +67,34 @@ class Datasources:
             updated_at=now,
             name=fields["name"],
             type=fields["type"],
-            connection_config=_stored(config),
+            connection_config={},
             status=DatasourceStatus.UNKNOWN,
             enabled=fields.get("enabled", True),
             production=fields.get("production", True),
             tags=list(fields.get("tags", ())),
             consecutive_failures=0,
         )
-        return await _insert(DatasourceRepository(session), row)
+        row.connection_config = await sealed(session, config, self._context.vault, owner_of(row))
+        return await self._log.created(session, await _insert(DatasourceRepository(session), row))
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> Datasource:
         """Changes what is sent; keys of `connection_config` one by one, null removes one, a mask keeps it."""
         async with self._context.db.write() as session:
             row = await DatasourceRepository(session).locked(row_id)
+            before = self._log.seen(row)
             if "connection_config" in fields:
-                config = merged(fields["connection_config"], row.connection_config)
-                row.connection_config = _stored(engine_document({"type": row.type, **config}))
-            return await _change(
-                session, row, fields, ("name", "enabled", "production", "tags"), self._context.clock.now()
-            )
+                config = engine_document(changed_config(row, fields["connection_config"], self._context.vault))
+                row.connection_config = await sealed(session, config, self._context.vault, owner_of(row))
+            names = ("name", "enabled", "production", "tags")
+            await _change(session, row, fields, names, self._context.clock.now())
+            return await self._log.changed(session, before, row)
 
     async def delete(self, row_id: uuid.UUID) -> None:
         """Raises ConflictError that says by what it is used."""
         async with self._context.db.write() as session:
-            await _delete(DatasourceRepository(session), row_id)
+            row = await DatasourceRepository(session).locked(row_id)
+            await _delete(DatasourceRepository(session), row)
+            await self._log.deleted(session, row)
 
     async def get(self, row_id: uuid.UUID) -> Datasource:
         async with self._context.db.read() as session:
@@ -91,12 +107,13 @@ class Datasources:
     async def test(self, row_id: uuid.UUID) -> ProbeResult:
         """Probes it now; the outcome is not counted as a health check."""
         row = await self.get(row_id)
-        return await probe_datasource(row)
+        return await probe_datasource(row, self._context.vault)
 
 
 class StorageLocations:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._log = DefinitionLog(context)
 
     async def create(self, fields: Mapping[str, Any]) -> StorageLocation:
         """Raises UsageError for a configuration that is not valid, ConflictError for a name that is taken."""
@@ -113,31 +130,36 @@ class StorageLocations:
             updated_at=now,
             name=fields["name"],
             type=fields["type"],
-            config=_stored(config),
+            config={},
             is_default=fields.get("is_default", False),
             status=StorageStatus.UNKNOWN,
             consecutive_failures=0,
         )
+        row.config = await sealed(session, config, self._context.vault, owner_of(row))
         if row.is_default:
             await StorageRepository(session).clear_default(now)
-        return await _insert(StorageRepository(session), row)
+        return await self._log.created(session, await _insert(StorageRepository(session), row))
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> StorageLocation:
         """Changes what is sent; making one the default ends that of the other one."""
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             row = await StorageRepository(session).locked(row_id)
+            before = self._log.seen(row)
             if "config" in fields:
-                config = merged(fields["config"], row.config)
-                row.config = _stored(storage_document({"type": row.type, **config}))
+                config = storage_document(changed_config(row, fields["config"], self._context.vault))
+                row.config = await sealed(session, config, self._context.vault, owner_of(row))
             if fields.get("is_default") and not row.is_default:
                 await StorageRepository(session).clear_default(now)
-            return await _change(session, row, fields, ("name", "is_default"), now)
+            await _change(session, row, fields, ("name", "is_default"), now)
+            return await self._log.changed(session, before, row)
 
     async def delete(self, row_id: uuid.UUID) -> None:
         """Raises ConflictError that says by what it is used."""
         async with self._context.db.write() as session:
-            await _delete(StorageRepository(session), row_id)
+            row = await StorageRepository(session).locked(row_id)
+            await _delete(StorageRepository(session), row)
+            await self._log.deleted(session, row)
 
     async def get(self, row_id: uuid.UUID) -> StorageLocation:
         async with self._context.db.read() as session:
@@ -150,12 +172,13 @@ class StorageLocations:
     async def test(self, row_id: uuid.UUID) -> ProbeResult:
         """Puts, reads, lists and deletes a small object."""
         row = await self.get(row_id)
-        return await probe_storage(row)
+        return await probe_storage(row, self._context.vault)
 
 
 class Jobs:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._log = DefinitionLog(context)
 
     async def create(self, fields: Mapping[str, Any]) -> BackupJob:
         """Raises UsageError for a schedule, policy or option that is not valid, NotFoundError for unknown parties."""
@@ -180,17 +203,20 @@ class Jobs:
             schedule_timezone=timezone,
             enabled=fields.get("enabled", True),
             retention_policy=checked(RetentionPolicy, fields.get("retention_policy") or {}),
-            backup_options=checked(BackupOptions, fields.get("backup_options") or {}),
+            backup_options={},
             next_execution_at=next_run(cron, timezone, now),
         )
+        options = valid(BackupOptions, fields.get("backup_options") or {})
+        row.backup_options = await sealed(session, options, self._context.vault, owner_of(row))
         await check_targets(session, row.storage_location_id, row.backup_options)
-        return await _insert(JobRepository(session), row)
+        return await self._log.created(session, await _insert(JobRepository(session), row))
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> BackupJob:
         """Changes what is sent; policy and options one by one. A new schedule counts from now."""
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             row = await JobRepository(session).locked(row_id)
+            before = self._log.seen(row)
             await _check_parties(session, fields)
             if "schedule_timezone" in fields:
                 load_zone(fields["schedule_timezone"])
@@ -200,22 +226,25 @@ class Jobs:
                     RetentionPolicy, merged(changed["retention_policy"] or {}, row.retention_policy)
                 )
             if "backup_options" in changed:
-                changed["backup_options"] = checked(
-                    BackupOptions, merged(changed["backup_options"] or {}, row.backup_options)
+                options = valid(
+                    BackupOptions, changed_options(row, changed["backup_options"] or {}, self._context.vault)
                 )
+                changed["backup_options"] = await sealed(session, options, self._context.vault, owner_of(row))
             if "backup_options" in changed or "storage_location_id" in changed:
                 own = changed.get("storage_location_id", row.storage_location_id)
                 await check_targets(session, own, changed.get("backup_options", row.backup_options))
-            before = (row.schedule_cron, row.schedule_timezone, row.enabled)
+            plan = (row.schedule_cron, row.schedule_timezone, row.enabled)
             await _change(session, row, changed, _JOB_FIELDS, now)
-            if before != (row.schedule_cron, row.schedule_timezone, row.enabled):
+            if plan != (row.schedule_cron, row.schedule_timezone, row.enabled):
                 row.next_execution_at = next_run(row.schedule_cron, row.schedule_timezone, now)
-            return row
+            return await self._log.changed(session, before, row)
 
     async def delete(self, row_id: uuid.UUID) -> None:
         """Raises ConflictError while executions of it hold backups or are active."""
         async with self._context.db.write() as session:
-            await _delete(JobRepository(session), row_id)
+            row = await JobRepository(session).locked(row_id)
+            await _delete(JobRepository(session), row)
+            await self._log.deleted(session, row)
 
     async def get(self, row_id: uuid.UUID) -> BackupJob:
         async with self._context.db.read() as session:
@@ -239,31 +268,45 @@ _JOB_FIELDS = (
 
 
 def shown_config(row: Datasource | StorageLocation) -> dict[str, Any]:
-    """Returns a row's configuration with its secrets masked; all texts, when its adapter is no longer installed."""
+    """Returns a row's configuration with its secrets masked; no key is needed for it."""
+    return shown(row.connection_config if isinstance(row, Datasource) else row.config, model_of(row))
+
+
+def shown_options(row: BackupJob) -> dict[str, Any]:
+    """Returns a job's options with their secrets masked."""
+    return shown(row.backup_options, BackupOptions)
+
+
+def changed_config(row: Datasource | StorageLocation, sent: Mapping[str, Any], vault: Vault) -> dict[str, Any]:
+    """Returns a row's configuration in clear, with its type and what was sent: null removes a key, a mask keeps it.
+
+    Raises SecretUnreadableError for a secret that cannot be opened and was neither replaced nor removed.
+    """
     stored = row.connection_config if isinstance(row, Datasource) else row.config
-    read = engine_document if isinstance(row, Datasource) else storage_document
-    try:
-        config: AdapterConfig = read({"type": row.type, **stored})
-    except UsageError:
-        return {key: MASK if isinstance(value, str) else value for key, value in stored.items()}
-    return {key: value for key, value in masked(config).items() if key != "type"}
+    kept = opened_where_possible(stored, vault, owner_of(row))
+    return {"type": row.type, **whole(merged(sent, kept))}
 
 
-async def probe_datasource(row: Datasource) -> ProbeResult:
+def changed_options(row: BackupJob, sent: Mapping[str, Any], vault: Vault) -> dict[str, Any]:
+    """Returns a job's options in clear, with what was sent."""
+    return whole(merged(sent, opened_where_possible(row.backup_options, vault, owner_of(row))))
+
+
+async def probe_datasource(row: Datasource, vault: Vault) -> ProbeResult:
     """Runs the engine's check in a thread, bounded; never raises for what it finds."""
 
     def check() -> ProbeResult:
-        return build_engine(engine_document({"type": row.type, **row.connection_config})).check()
+        return build_engine(engine_document(opened_config(row, vault))).check()
 
     return await _bounded(check, f"datasource {row.id}")
 
 
-async def probe_storage(row: StorageLocation) -> ProbeResult:
+async def probe_storage(row: StorageLocation, vault: Vault) -> ProbeResult:
     """Runs the storage's check in a thread, bounded; `available_bytes` in metadata where the storage can tell."""
 
     def check() -> ProbeResult:
         # Not retried: that may take longer than a test may, whose answer would then be "timeout" instead of the reason.
-        storage = build_storage(storage_document({"type": row.type, **row.config}))
+        storage = build_storage(storage_document(opened_config(row, vault)))
         storage.check()
         return ProbeResult("ok", metadata={"available_bytes": storage.free_space()})
 
@@ -288,10 +331,6 @@ async def _bounded(check: Callable[[], ProbeResult], key: str) -> ProbeResult:
         return ProbeResult(_PROBE_WORDS.get(error.code, "error"), text, {"error": error.code})
 
 
-def _stored(config: AdapterConfig) -> dict[str, Any]:
-    return {key: value for key, value in revealed(config).items() if key != "type"}
-
-
 def merged(sent: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `stored` with what was sent: null removes a key, a mask keeps it."""
     both = {**stored, **keep_masked(sent, stored)}
@@ -300,8 +339,13 @@ def merged(sent: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
 
 def checked(model: type[BaseModel], document: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the whole document with defaults filled in; raises UsageError that names what is wrong."""
+    return valid(model, document).model_dump(mode="json")
+
+
+def valid(model: type[M], document: Mapping[str, Any]) -> M:
+    """Returns the model's instance; raises UsageError that names what is wrong."""
     try:
-        return model.model_validate(document).model_dump(mode="json")
+        return model.model_validate(document)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UsageError(f"not valid: {wrong}") from None
@@ -348,17 +392,19 @@ async def _change(session: AsyncSession, row: R, fields: Mapping[str, Any], name
     return row
 
 
-async def _delete(repository: DatasourceRepository | StorageRepository | JobRepository, row_id: uuid.UUID) -> None:
-    row = await repository.locked(row_id)
-    uses = {kind: what for kind, what in (await repository.uses_of(row_id)).items() if what}
+async def _delete(
+    repository: DatasourceRepository | StorageRepository | JobRepository, row: Datasource | StorageLocation | BackupJob
+) -> None:
+    """Raises ConflictError that says by what it is used."""
+    uses = {kind: what for kind, what in (await repository.uses_of(row.id)).items() if what}
     if uses:
         text = "; ".join(
             f"{kind}: {', '.join(what) if isinstance(what, list) else what}" for kind, what in uses.items()
         )
         raise ConflictError(
-            f"{row.name} is in use by {text}", hint="delete or change those first", uses=text, id=str(row_id)
+            f"{row.name} is in use by {text}", hint="delete or change those first", uses=text, id=str(row.id)
         )
-    await repository.delete(row_id)
+    await repository.delete(row.id)
 
 
 _NOUNS = {repository.model: repository.noun for repository in (DatasourceRepository, StorageRepository, JobRepository)}

@@ -104,7 +104,7 @@ class Delivery:
     async def test_channel(self, name: str) -> None:
         """Sends a test message now; raises NotFoundError, or what the notifier says."""
         async with self._context.db.read() as session:
-            config = (await load_settings(session)).channels.get(name)
+            config = (await load_settings(session, self._context.vault)).channels.get(name)
         if config is None:
             raise NotFoundError(f"there is no channel {name}", hint="the setting `notifications` holds the channels")
         now = self._context.clock.now()
@@ -113,7 +113,7 @@ class Delivery:
     async def send_digest(self) -> bool:
         """Stores and queues the daily digest when it is due; returns whether it did. Two at once make one of it."""
         async with self._context.db.read() as session:
-            settings = (await load_settings(session)).digest
+            settings = (await load_settings(session, self._context.vault)).digest
         if settings is None:
             return False
         try:
@@ -130,7 +130,7 @@ class Delivery:
             if row is None:
                 return None
             notification = await NotificationRepository(session).get(row.notification_id)
-            settings = await load_settings(session)
+            settings = await load_settings(session, self._context.vault)
         return _Claimed(row, _notification(notification), settings.channels.get(row.channel))
 
     def _must_wait(self, channel: str) -> bool:

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
+from dataguardian.core.safekeeping import opened_where_possible, setting_owner
+from dataguardian.core.vault import Vault
 from dataguardian.db.models import NotificationDelivery, NotificationRow
 from dataguardian.db.repositories.deliveries import PENDING, SENDING, OutboxRepository
 from dataguardian.db.repositories.notifications import NotificationRepository, SettingRepository
@@ -75,7 +77,8 @@ class Events:
             metadata=metadata or {},
             created_at=now,
         )
-        return await self.store(session, notification, channels_for(notification, await load_settings(session)))
+        settings = await load_settings(session, self._context.vault)
+        return await self.store(session, notification, channels_for(notification, settings))
 
     async def store(self, session: AsyncSession, notification: Notification, channels: Sequence[str]) -> list[Pending]:
         """Stores a notification that is complete, to be delivered to the named channels."""
@@ -160,16 +163,18 @@ def queue_job_id(delivery_id: uuid.UUID, number: int) -> str:
     return f"{delivery_id}-{number}"
 
 
-async def load_settings(session: AsyncSession) -> NotificationSettings[NotifierConfig]:
-    """Returns the stored channels and routes. Channels that this installation cannot read are left out, with a word in
-    the log, and the others go on: an alert that reaches fewer people is better than one that reaches nobody.
+async def load_settings(session: AsyncSession, vault: Vault) -> NotificationSettings[NotifierConfig]:
+    """Returns the stored channels and routes. Channels that this installation cannot read or whose secrets it cannot
+    open are left out, with a word in the log, and the others go on: an alert that reaches fewer people is better than
+    one that reaches nobody.
     """
     stored = await SettingRepository(session).value(SETTING)
+    stored = opened_where_possible(stored or {}, vault, setting_owner(SETTING))
     try:
-        return settings_type().model_validate(stored or {})
+        return settings_type().model_validate(stored)
     except ValidationError:
         log.warning("some notification channels cannot be read and are left out")
-        return _readable(stored or {})
+        return _readable(stored)
 
 
 def _readable(stored: dict[str, Any]) -> NotificationSettings[NotifierConfig]:

@@ -22,6 +22,7 @@ from dataguardian.core.context import Context
 from dataguardian.core.definitions import probe_datasource, probe_storage
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.outages import Checked, judge_datasource, judge_storage
+from dataguardian.core.vault import Vault
 from dataguardian.db.models import Datasource, HealthCheck, StorageLocation
 from dataguardian.db.repositories.checks import CheckRepository
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
@@ -37,8 +38,8 @@ BATCH_SECONDS = 0.2
 
 log = structlog.get_logger(__name__)
 
-DatasourceProbe = Callable[[Datasource], Awaitable[ProbeResult]]
-StorageProbe = Callable[[StorageLocation], Awaitable[ProbeResult]]
+DatasourceProbe = Callable[[Datasource, Vault], Awaitable[ProbeResult]]
+StorageProbe = Callable[[StorageLocation, Vault], Awaitable[ProbeResult]]
 
 
 class Kind(StrEnum):
@@ -127,8 +128,8 @@ class Health:
         """A probe that breaks is a failed check: an adapter's defect must not make its rows look unwatched."""
         try:
             if isinstance(row, Datasource):
-                return await self._probe_datasource(row)
-            return await self._probe_storage(row)
+                return await self._probe_datasource(row, self._context.vault)
+            return await self._probe_storage(row, self._context.vault)
         except Exception as error:
             log.exception("a health check met a defect", id=str(row.id))
             return ProbeResult("error", f"the check itself failed ({type(error).__name__}); the log has more")

@@ -20,6 +20,7 @@ from dataguardian.core.catalog import Backup, Listing, list_backups, load_backup
 from dataguardian.core.context import Context
 from dataguardian.core.executions import TRIES, details_of
 from dataguardian.core.home import forget_note, noted_backup
+from dataguardian.core.removal import open_storage
 from dataguardian.db.models import BackupExecution, StorageLocation
 from dataguardian.db.repositories.definitions import StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
@@ -29,8 +30,6 @@ from dataguardian.db.session import fingerprint
 from dataguardian.domain.errors import DataGuardianError, IntegrityError, ObjectMissingError
 from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus, Trigger
 from dataguardian.storage.base import Storage
-from dataguardian.storage.registry import build_storage, storage_document
-from dataguardian.storage.retrying import wrap
 
 SETTING = "catalogue"
 _RECORDED = (ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL, ExecutionStatus.DELETING)
@@ -94,7 +93,7 @@ class Importer:
         return Imported(count, tuple(unreadable))
 
     async def _import_from(self, location: StorageLocation) -> int:
-        storage = wrap(build_storage(storage_document({"type": location.type, **location.config})))
+        storage = open_storage(location, self._context.vault)
         listing: Listing = await asyncio.to_thread(list_backups, storage)
         count = 0
         for directory, manifest in listing.backups:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES
+from dataguardian.core.secrets import revealed
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.sizes import MIB
@@ -64,5 +65,5 @@ class BackupOptions(BaseModel):
         return self.part_size_mb * MIB
 
     def document(self) -> dict[str, Any]:
-        """Returns the plain JSON that the catalogue stores."""
-        return self.model_dump(mode="json")
+        """Returns plain JSON with the secrets in clear."""
+        return revealed(self, keep_none=True)

@@ -16,16 +16,22 @@ from enum import StrEnum
 from itertools import islice
 from typing import TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dataguardian.core.audit import Audit
 from dataguardian.core.catalog import load_manifest
 from dataguardian.core.context import Context
+from dataguardian.core.safekeeping import opened_config
 from dataguardian.core.threads import in_thread
+from dataguardian.core.vault import Vault
 from dataguardian.db.models import AbandonedDirectory, BackupExecution, StorageLocation
 from dataguardian.db.repositories.cleanup import CleanupRepository
 from dataguardian.db.repositories.definitions import StorageRepository
-from dataguardian.db.repositories.executions import ExecutionRepository
+from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.stored import AbandonedRepository
 from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.domain.artifact import MANIFEST, Manifest
+from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import (
     DataGuardianError,
     IntegrityError,
@@ -47,12 +53,14 @@ ZOMBIE_GRACE = timedelta(hours=1)
 """A worker that froze may wake and store another part: a note of what it left is kept for so long."""
 
 T = TypeVar("T")
-Opener = Callable[[StorageLocation], Storage]
+Opener = Callable[[StorageLocation, Vault], Storage]
 
 
-def open_storage(row: StorageLocation) -> Storage:
-    """Raises UsageError for a configuration that this installation cannot read, MissingToolError."""
-    return wrap(build_storage(storage_document({"type": row.type, **row.config})))
+def open_storage(row: StorageLocation, vault: Vault) -> Storage:
+    """Raises UsageError for a configuration that this installation cannot read, SecretUnreadableError for one whose
+    secrets it cannot open, MissingToolError.
+    """
+    return wrap(build_storage(storage_document(opened_config(row, vault))))
 
 
 class Removed(StrEnum):
@@ -95,7 +103,7 @@ class Remover:
         if storage_id not in self._storages:
             async with self._context.db.read() as session:
                 row = await StorageRepository(session).get(storage_id)
-            self._storages[storage_id] = self._opener(row)
+            self._storages[storage_id] = self._opener(row, self._context.vault)
         return self._storages[storage_id]
 
     async def step(self, storage_id: uuid.UUID | None, work: Callable[[Storage], T]) -> T:
@@ -243,7 +251,10 @@ class Remover:
             newest = await executions.newest_good(row.job_id)
             if not even_newest and (newest is None or newest.id == row.id):
                 return False
-            return await executions.mark_deleting(row.id, self._context.clock.now())
+            marked = await executions.mark_deleting(row.id, self._context.clock.now())
+            if marked:
+                await record_deletion(Audit(self._context), session, current)
+            return marked
 
     async def _foreign(self, place: uuid.UUID | None, row: BackupExecution, path: str) -> str | None:
         """Tells why a directory whose deletion began is not touched: it holds somebody else's manifest by now."""
@@ -277,6 +288,17 @@ class Remover:
     async def _forget(self, note: AbandonedDirectory) -> None:
         async with self._context.db.write() as session:
             await AbandonedRepository(session).delete(note.id)
+
+
+async def record_deletion(audit: Audit, session: AsyncSession, row: BackupExecution) -> None:
+    """Puts into the audit log, where it begins, that an execution goes: what it was can be read nowhere else then."""
+    job = await JobRepository(session).find(row.job_id) if row.job_id else None
+    names = ("status", "trigger", "started_at", "backup_path", "checksum", "size_bytes", "compressed_size_bytes")
+    gone = {name: getattr(row, name) for name in names}
+    gone["started_at"] = to_iso(row.started_at) if row.started_at else None
+    changes = {name: [value, None] for name, value in gone.items() if value is not None}
+    name = job.name if job else None
+    await audit.record(session, "execution.delete", "execution", row.id, entity_name=name, changes=changes)
 
 
 def _delete_some(storage: Storage, directory: str) -> tuple[int, int]:

@@ -14,9 +14,9 @@ MASK = "**********"
 """What an answer shows instead of a secret; pydantic's own, so that no field needs special care."""
 
 
-def revealed(model: BaseModel) -> dict[str, Any]:
-    """Returns a configuration as the plain JSON that is stored: with its secrets, and without what was not given."""
-    document: dict[str, Any] = _plain(model.model_dump(mode="python", exclude_none=True))
+def revealed(model: BaseModel, *, keep_none: bool = False) -> dict[str, Any]:
+    """Returns a configuration as plain JSON in clear: with its secrets, and without what was not given."""
+    document: dict[str, Any] = _plain(model.model_dump(mode="python", exclude_none=not keep_none))
     return document
 
 
@@ -46,7 +46,8 @@ def _unmasked(value: Any, stored: Any, where: str) -> Any:  # noqa: ANN401 -- pl
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 -- plain JSON comes out
     if isinstance(value, SecretStr | SecretBytes):
-        return value.get_secret_value()
+        text = value.get_secret_value()
+        return text.decode() if isinstance(text, bytes) else text
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

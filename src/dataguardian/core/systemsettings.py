@@ -9,15 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.cleanup import PRUNING_SETTING as PRUNING
 from dataguardian.core.cleanup import SETTING as CLEANUP
 from dataguardian.core.context import Context
 from dataguardian.core.events import SETTING as NOTIFICATIONS
 from dataguardian.core.guards import CleanupSettings
+from dataguardian.core.pictures import Picture, differences
 from dataguardian.core.pruning import PruningSettings
+from dataguardian.core.safekeeping import opened_where_possible, sealed, setting_owner, shown, whole
 from dataguardian.core.sampling import SETTING as SCRUB
 from dataguardian.core.sampling import ScrubSettings
-from dataguardian.core.secrets import keep_masked, masked, revealed
+from dataguardian.core.secrets import keep_masked, masked
+from dataguardian.core.vault import Vault
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.cron import parse_schedule
 from dataguardian.domain.errors import NotFoundError, UsageError
@@ -59,6 +63,7 @@ DEFINITIONS: Mapping[str, Definition] = {
 class SystemSettings:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._audit = Audit(context)
 
     async def all(self) -> list[Setting]:
         return [await self.get(key) for key in DEFINITIONS]
@@ -73,16 +78,23 @@ class SystemSettings:
     async def change(self, key: str, sent: Mapping[str, Any]) -> Setting:
         """Changes those keys that are sent: null removes one, a mask keeps the secret that is stored.
 
-        Raises NotFoundError, or UsageError that names what is wrong.
+        Raises NotFoundError, UsageError that names what is wrong, or SecretUnreadableError for a secret that cannot be
+        opened and was neither replaced nor removed.
         """
         definition, now = setting_definition(key), self._context.clock.now()
         async with self._context.db.write() as session:
             settings = SettingRepository(session)
-            stored = await settings.value(key) or {}
+            owner, vault = setting_owner(key), self._context.vault
+            there = await settings.value(key) or {}
+            before = _picture(key, definition, there, vault)
+            stored = opened_where_possible(there, vault, owner)
             merged = {**stored, **keep_masked(sent, stored)}
             merged = {name: value for name, value in merged.items() if value is not None}
-            value = revealed(checked_setting(definition, merged))
+            value = await sealed(session, checked_setting(definition, whole(merged)), vault, owner)
             await settings.put(key, value, definition.description, now)
+            changes = differences(before, _picture(key, definition, value, vault))
+            if changes:
+                await self._audit.record(session, "setting.update", "setting", entity_name=key, changes=changes)
         return _shown(key, definition, value, now)
 
 
@@ -104,8 +116,14 @@ def checked_setting(definition: Definition, document: Mapping[str, Any]) -> Base
 
 
 def _shown(key: str, definition: Definition, stored: Mapping[str, Any], updated_at: datetime | None) -> Setting:
-    try:
-        value = masked(definition.model().model_validate(stored))
-    except ValidationError:  # stored by another release, or for an adapter that is no longer installed
-        value = {}
-    return Setting(key, value, definition.description, updated_at)
+    return Setting(key, _shown_value(definition, stored), definition.description, updated_at)
+
+
+def _shown_value(definition: Definition, stored: Mapping[str, Any]) -> dict[str, Any]:
+    model = definition.model()
+    return {**masked(model()), **shown(stored, model)}
+
+
+def _picture(key: str, definition: Definition, stored: Mapping[str, Any], vault: Vault) -> Picture:
+    clear = opened_where_possible(stored, vault, setting_owner(key))
+    return Picture(_shown_value(definition, stored), stored, clear)

@@ -12,7 +12,9 @@ from dataguardian.core.context import Context
 from dataguardian.core.executions import Claim, Executions, Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.options import BackupOptions
+from dataguardian.core.safekeeping import opened_config, opened_options
 from dataguardian.core.spread import Spread
+from dataguardian.core.vault import Vault
 from dataguardian.domain.errors import CancelledError
 from dataguardian.engines.registry import engine_document
 from dataguardian.queues.consumer import NoRetry, TryAgain
@@ -48,7 +50,7 @@ class BackupWorker:
         hold = Hold(claim.execution_id, claim.attempt, partial(self._executions.renew, claim))
         async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
             try:
-                task, options = _task(claim)
+                task, options = _task(claim, self._context.vault)
                 result = await run_task(
                     task,
                     callbacks(self._context, hold, logbook, cancelled),
@@ -81,10 +83,12 @@ class BackupWorker:
         raise NoRetry(failed.message)
 
 
-def _task(claim: Claim) -> tuple[Task, BackupOptions]:
-    """Builds the runner's task; raises UsageError when a stored configuration is no longer valid."""
-    options = BackupOptions.model_validate(claim.job.backup_options)
-    engine = {"type": claim.datasource.type, **claim.datasource.connection_config}
+def _task(claim: Claim, vault: Vault) -> tuple[Task, BackupOptions]:
+    """Builds the runner's task; raises UsageError when a stored configuration is no longer valid,
+    SecretUnreadableError when a secret of it cannot be opened.
+    """
+    options = opened_options(claim.job, vault)
+    engine = opened_config(claim.datasource, vault)
     plan = BackupPlan(
         execution_id=str(claim.execution_id),
         attempt=claim.attempt,
@@ -105,7 +109,7 @@ def _task(claim: Claim) -> tuple[Task, BackupOptions]:
         lag_seconds=options.storage_lag_seconds,
         bandwidth_limit_mbps=options.bandwidth_limit_mbps,
     )
-    return Task(**places_of(claim.storages), engine=engine, backup=order), options
+    return Task(**places_of(claim.storages, vault), engine=engine, backup=order), options
 
 
 async def _tell(logbook: Logbook, claim: Claim, result: dict[str, Any], *, done: bool) -> None:

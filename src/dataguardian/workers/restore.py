@@ -12,6 +12,8 @@ from functools import partial
 from dataguardian.core.context import Context
 from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
+from dataguardian.core.safekeeping import opened_config
+from dataguardian.core.vault import Vault
 from dataguardian.core.work import Kind, Work, WorkClaim
 from dataguardian.db.models import Repair, Verification
 from dataguardian.domain.errors import CancelledError
@@ -53,7 +55,7 @@ class RestoreWorker:
         async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
             try:
                 news = callbacks(self._context, hold, logbook, cancelled)
-                result = await run_task(_task(claim), news, cancelled=cancelled)
+                result = await run_task(_task(claim, self._context.vault), news, cancelled=cancelled)
             except CancelledError:
                 await self._stopped(claim, logbook, lost=lost.is_set())
             except Exception as error:  # noqa: BLE001 -- whatever it is, the row must not stay `running`
@@ -78,10 +80,10 @@ class RestoreWorker:
         raise NoRetry(failed.message)
 
 
-def _task(claim: WorkClaim) -> Task:
+def _task(claim: WorkClaim, vault: Vault) -> Task:
     """Builds the runner's task."""
     directory, checksum = str(claim.execution.backup_path), claim.execution.checksum
-    places = places_of(claim.storages)
+    places = places_of(claim.storages, vault)
     if isinstance(claim.row, Verification):
         return Task(**places, verify=VerifyOrder(directory=directory, deep=claim.row.deep))
     if isinstance(claim.row, Repair):
@@ -94,5 +96,5 @@ def _task(claim: WorkClaim) -> Task:
         drop_existing=claim.row.drop_existing,
         streams=tuple(claim.row.streams),
     )
-    engine = {"type": claim.target.type, **claim.target.connection_config}
+    engine = opened_config(claim.target, vault)
     return Task(**places, engine=engine, restore=order)

@@ -16,6 +16,8 @@ import structlog
 from dataguardian.core.context import Context
 from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
+from dataguardian.core.safekeeping import opened_config
+from dataguardian.core.vault import Vault
 from dataguardian.db.models import StorageLocation
 from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, DiskFullError, is_transient
 from dataguardian.runner.parent import (
@@ -133,9 +135,9 @@ def callbacks(context: Context, hold: Hold, logbook: Logbook, cancelled: asyncio
     return Callbacks(progress, log, confirm)
 
 
-def places_of(storages: Sequence[StorageLocation]) -> dict[str, Any]:
-    """Returns the members of a Task that say where to, or where from."""
-    first, *others = [Place(name=row.name, config={"type": row.type, **row.config}) for row in storages]
+def places_of(storages: Sequence[StorageLocation], vault: Vault) -> dict[str, Any]:
+    """Returns the members of a Task that say where to, or where from; raises SecretUnreadableError."""
+    first, *others = [Place(name=row.name, config=opened_config(row, vault)) for row in storages]
     return {"storage": first.config, "storage_name": first.name, "others": tuple(others)}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
+from dataguardian.core.definitions import shown_options
 from dataguardian.core.options import BackupOptions
 from dataguardian.core.sweep import RetentionPreview
 from dataguardian.db.models import BackupJob
@@ -87,7 +88,7 @@ class JobOut(Output):
 
     @classmethod
     def of(cls, row: BackupJob) -> Self:
-        return shown(cls, row)
+        return shown(cls, row, backup_options=shown_options(row))
 
 
 class RetainedOut(Output):

@@ -37,6 +37,21 @@ class SettingRepository(Repository[SystemSetting]):
         statement = select(SystemSetting.value).where(SystemSetting.key == key)
         return (await self.session.execute(statement)).scalars().first()
 
+    async def locked_value(self, key: str, *, shared: bool = False) -> dict[str, Any] | None:
+        """Like `value`, and nobody changes it before this transaction ends. Shared locks suffer each other."""
+        statement = select(SystemSetting.value).where(SystemSetting.key == key).with_for_update(read=shared)
+        return (await self.session.execute(statement)).scalars().first()
+
+    async def put_first(self, key: str, value: dict[str, Any], description: str, now: datetime) -> dict[str, Any]:
+        """Stores a setting when there is none; returns the one that there is then. The first of two writers wins."""
+        dialect = sqlite if self.session.get_bind().dialect.name == "sqlite" else postgresql
+        given = {"value": value, "description": description, "updated_at": now}
+        statement = dialect.insert(SystemSetting).values(id=new_id(now), created_at=now, key=key, **given)
+        await self.session.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
+        chosen = select(SystemSetting.value).where(SystemSetting.key == key)
+        stored: dict[str, Any] = (await self.session.execute(chosen)).scalars().one()
+        return stored
+
     async def put(self, key: str, value: dict[str, Any], description: str, now: datetime) -> SystemSetting:
         """Stores a setting, or changes the one that there is; the last of two writers wins."""
         given = {"value": value, "description": description, "updated_at": now}
