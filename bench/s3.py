@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measure import Side
-from sftp import FULL_BYTES, OURS, QUICK_BYTES, RCLONE
+from sftp import FULL_BYTES, OURS, PROGRAM, QUICK_BYTES, RCLONE
 
 if TYPE_CHECKING:
     from sections import Bench
 
-PROGRAM = Path(sys.executable).with_name("rclone")
 KEYS = ("bench-key", "bench-secret")
 BUCKET = "bucket"
 

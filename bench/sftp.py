@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 SSHD = "/usr/sbin/sshd"
 FULL_BYTES, QUICK_BYTES = 1_500_000_000, 150_000_000
 OURS, RCLONE = "dataguardian", "rclone"
+PROGRAM = Path(sys.executable).with_name("rclone")
 
 
 def upload(bench: Bench) -> dict[str, Any]:
     """1.5 GB in parts of 16 MiB, against `rclone rcat` of the same bytes."""
     with _server(bench) as place:
         theirs = (
-            f"rclone --config {place.rclone} rcat -q --size {place.size_bytes} s:{place.stored}/one < {place.source}"
+            f"{PROGRAM} --config {place.rclone} rcat -q --size {place.size_bytes} s:{place.stored}/one < {place.source}"
         )
         sides = [place.ours("put", before=place.empty), bench.shell(RCLONE, theirs, before=place.empty)]
         return bench.compared({RCLONE: 1.1}, sides, place.size_bytes)
@@ -40,7 +41,7 @@ def download(bench: Bench) -> dict[str, Any]:
         place.empty()
         shutil.copyfile(place.source, place.stored / "one")
         bench.run(place.ours("put"))
-        theirs = f"rclone --config {place.rclone} cat -q s:{place.stored}/one > /dev/null"
+        theirs = f"{PROGRAM} --config {place.rclone} cat -q s:{place.stored}/one > /dev/null"
         return bench.compared({RCLONE: 1.1}, [place.ours("get"), bench.shell(RCLONE, theirs)], place.size_bytes)
 
 
