@@ -55,8 +55,8 @@ class Credentials:
         return {} if self.token is None else {"Authorization": f"Bearer {self.token.get_secret_value()}"}
 
     def told(self, message: str) -> str:
-        """Returns what the service said about the token, with where that was from."""
-        return f"{message} ({self.source})" if self.token is not None else message
+        """Returns what a service that does not take the token said about it, with where the token is from."""
+        return f"{message} ({self.source})" if self.token is not None else "the service asks for a token"
 
     def renew(self) -> bool:
         """Reads the file again; tells whether another token was in it. A service has a new one since it started."""
@@ -91,7 +91,7 @@ def is_loopback(host: str) -> bool:
 
 def _make_one() -> str:
     return (
-        "`dataguardian token create --name NAME --role ROLE` on the service's machine prints one; "
+        "`dataguardian token create` on the service's machine prints one; "
         f"give it with --token-file or {TOKEN_VARIABLE}"
     )
 
@@ -123,11 +123,11 @@ def _from_home(url: str) -> Credentials:
     try:
         token, owner = _first_line(path), path.stat().st_uid
     except PermissionError:
-        hint = f"{path} is another user's: run this as that user, or give a token of your own. {_make_one()}"
+        hint = f"{path} is another user's: run this as that user, or give a token. {_make_one()}"
         return Credentials("", None, hint=hint)
     except OSError:
-        hint = f"there is no {path}: say where the service's home is with DATAGUARDIAN_HOME, or give a token. "
-        return Credentials("", None, path, hint + _make_one())
+        hint = f"there is no {path}: set DATAGUARDIAN_HOME to the service's home, or give a token. {_make_one()}"
+        return Credentials("", None, path, hint)
     if _others_listen(urlsplit(url).port or _default_port(url), owner):
         hint = f"another user's process listens there, and is not shown this machine's own token. {_make_one()}"
         return Credentials("", None, hint=hint)

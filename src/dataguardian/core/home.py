@@ -10,7 +10,9 @@ from typing import IO, Self
 
 from dataguardian.domain.errors import ConflictError, NotAllowedError
 
+LOCK = "lock"
 NOTE = "newest-backup"
+IDENTITY = "id"
 
 
 class Home:
@@ -29,7 +31,7 @@ class Home:
         """Raises ConflictError when another process holds it, NotAllowedError when it cannot be written."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.fdopen(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+            self._lock = os.fdopen(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError(
@@ -58,7 +60,7 @@ class Home:
         return path
 
     def _identity(self) -> str:
-        path = self.path / "id"
+        path = self.path / IDENTITY
         if not path.exists():
             partial = path.with_suffix(".new")
             partial.write_text(uuid.uuid4().hex)
@@ -66,7 +68,30 @@ class Home:
         return path.read_text().strip()
 
     def _holder(self) -> str:
-        return (self.path / "lock").read_text().strip() or "unknown"
+        return (self.path / LOCK).read_text().strip() or "unknown"
+
+
+def is_held(home: Path) -> bool:
+    """Tells whether a process holds this home right now."""
+    try:
+        descriptor = os.open(home / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def identity(home: Path) -> str:
+    """Returns the home's id; empty for one that no service has run on yet."""
+    try:
+        return (home / IDENTITY).read_text().strip()
+    except OSError:
+        return ""
 
 
 def note_backup(home: Path, execution_id: uuid.UUID) -> None:
