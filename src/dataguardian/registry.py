@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -97,20 +97,44 @@ class Registry(Generic[A]):
         Of two adapters of one type the first counts, ours before those of other packages. Raises UsageError for one of
         ours whose configuration has a field that is called like a secret and is none by its type.
         """
-        path = importlib.import_module(self.package).__path__
-        modules = [importlib.import_module(f"{self.package}.{info.name}") for info in pkgutil.iter_modules(path)]
-        found = [getattr(module, "ADAPTER", None) for module in modules]
-        found += [adapter for module in modules for adapter in getattr(module, "ADAPTERS", ())]
         adapters: dict[str, A] = {}
-        for adapter in found:
-            if isinstance(adapter, self.adapter_type):
-                check_names(adapter.config)
-                adapters.setdefault(adapter.type, adapter)
+        for adapter in self._ours():
+            adapters.setdefault(adapter.type, adapter)
         for entry in entry_points(group=self.package):
-            adapter = _loaded(entry)
-            if isinstance(adapter, self.adapter_type) and self._takes(adapter):
-                adapters.setdefault(adapter.type, adapter)
+            loaded = _loaded(entry)
+            if isinstance(loaded, self.adapter_type) and self._takes(loaded):
+                adapters.setdefault(loaded.type, loaded)
         return adapters
+
+    def _ours(self, like: str = "") -> Iterator[A]:
+        """Yields the adapters of our own package module by module, first of those that are called like `like`: who
+        looks for one adapter stops there, and a run does not wait for a dozen that it has no use for.
+        """
+        path = importlib.import_module(self.package).__path__
+        names = [info.name for info in pkgutil.iter_modules(path)]
+        for name in sorted(names, key=lambda name: not like.startswith(name)):
+            module = importlib.import_module(f"{self.package}.{name}")
+            exported: list[object] = [getattr(module, "ADAPTER", None), *getattr(module, "ADAPTERS", ())]
+            for adapter in exported:
+                if isinstance(adapter, self.adapter_type):
+                    check_names(adapter.config)
+                    yield adapter
+
+    def _first(self, like: str, fits: Callable[[A], bool]) -> A | None:
+        """Returns the adapter that fits; those of other packages are asked when none of ours does."""
+        known = next(filter(fits, self._found.values()), None)
+        if known is not None:
+            return known
+        for ours in self._ours(like):
+            self._found.setdefault(ours.type, ours)
+            if fits(ours):
+                return self._found[ours.type]
+        return next(filter(fits, self.adapters.values()), None)
+
+    @cached_property
+    def _found(self) -> dict[str, A]:
+        """Adapters that were asked for, by type."""
+        return {}
 
     def _takes(self, adapter: A) -> bool:
         """Refuses another package's adapter, with a word in the log, when it would store a secret in clear."""
@@ -124,18 +148,19 @@ class Registry(Generic[A]):
 
     def by_type(self, type_name: str) -> A:
         """Raises UnknownSchemeError for a type that this installation does not know."""
-        if type_name not in self.adapters:
+        adapter = self._first(type_name, lambda adapter: adapter.type == type_name)
+        if adapter is None:
             known = ", ".join(sorted(self.adapters))
             raise UnknownSchemeError(
                 f"there is no {self.noun} {type_name!r} in this installation", hint=f"known: {known}", type=type_name
             )
-        return self.adapters[type_name]
+        return adapter
 
     def config_from_url(self, url: Url) -> AdapterConfig:
         """Raises UnknownSchemeError when no adapter has the address's scheme, UsageError when the rest is wrong."""
-        for adapter in self.adapters.values():
-            if url.scheme in adapter.schemes:
-                return adapter.config.from_url(url)
+        adapter = self._first(url.scheme, lambda adapter: url.scheme in adapter.schemes)
+        if adapter is not None:
+            return adapter.config.from_url(url)
         examples = "  ".join(adapter.example for adapter in self.adapters.values())
         raise UnknownSchemeError(
             f"no {self.noun} handles {url.scheme}:// addresses", hint=f"known: {examples}", scheme=url.scheme
@@ -155,10 +180,11 @@ class Registry(Generic[A]):
 
     def adapter_of(self, config: AdapterConfig) -> A:
         """Raises UnknownSchemeError for a configuration that belongs to no adapter here."""
-        for adapter in self.adapters.values():
-            if type(config) is adapter.config:
-                return adapter
-        raise UnknownSchemeError(f"no {self.noun} of this installation takes a {type(config).__name__}")
+        like = str(getattr(config, "type", ""))
+        adapter = self._first(like, lambda adapter: type(config) is adapter.config)
+        if adapter is None:
+            raise UnknownSchemeError(f"no {self.noun} of this installation takes a {type(config).__name__}")
+        return adapter
 
     def build(self, config: AdapterConfig) -> Any:  # noqa: ANN401 -- each room wraps it with its own type
         """Raises MissingToolError when the adapter's optional package is not installed."""
