@@ -1,24 +1,27 @@
 """Who asks, and whether they may: every request is made by an actor, every route says which permission it needs.
 
 A route is public, or it has exactly one `requires(Permission.…)`; the application does not start with one that has
-neither (`declared`). A request proves who makes it by a token (`Authorization: Bearer dgt_…`). Where it sends that
-header, nothing else counts.
+neither (`declared`). A request proves who makes it by a token (`Authorization: Bearer dgt_…`) or by a session's cookie.
+Where it sends that header, nothing else counts. A change that is asked for with a cookie must come from our own page:
+the browser says so in Origin, and the page in X-CSRF-Token. A token needs neither, because no browser adds one itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dataguardian.api.errors import answer_of
 from dataguardian.api.patience import patiently
+from dataguardian.core.access.sessions import LONGEST, SignedIn
 from dataguardian.core.acting import acting, current_actor
 from dataguardian.core.services import Services
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
@@ -38,6 +41,19 @@ CURIOUS = frozenset({"/ready"})
 SIGN_IN_HINT = (
     "send `Authorization: Bearer dgt_…`; `dataguardian token create` makes a token on the machine that holds the home"
 )
+
+
+COOKIE = "dataguardian"
+STATE = "dataguardian_session"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class Here:
+    """The session that makes a request."""
+
+    known: SignedIn
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -115,27 +131,117 @@ class Access:
         try:
             return await patiently(self._authenticated(scope), self._services.context.db)
         except DataGuardianError as error:
+            if isinstance(error, UnauthenticatedError) and shows_something(scope):
+                self._services.refusals.note("token.refused", actor=stranger(scope))
             return stranger(scope) if public else answer_of(error)
 
     async def _authenticated(self, scope: Scope) -> Actor:
         """Raises UnauthenticatedError, CatalogUnavailableError."""
         address = address_of(scope)
-        actor = await self._services.tokens.authenticate(bearer(scope), address)
-        return replace(actor, address=address)
+        secret = None if _sent(scope, b"authorization") else cookie_of(scope)
+        if secret is None:
+            return replace(await self._services.tokens.authenticate(bearer(scope), address), address=address)
+        known = await self._services.sessions.authenticate(secret)
+        _check_page(scope, known)
+        scope.setdefault("state", {})[STATE] = Here(known, secret)
+        return replace(known.actor, address=address)
 
 
 def bearer(scope: Scope) -> str:
     """Returns the token that a request sends. Raises UnauthenticatedError: none, several headers, another scheme."""
-    sent = [value for name, value in scope["headers"] if name == b"authorization"]
+    sent = _sent(scope, b"authorization")
     if not sent:
         raise UnauthenticatedError("this request does not say who makes it", hint=SIGN_IN_HINT)
-    header: str = sent[0].decode("latin-1")
-    scheme, _, token = header.partition(" ")
+    scheme, _, token = sent[0].partition(" ")
     if len(sent) > 1 or scheme.lower() != "bearer":
         raise UnauthenticatedError(
             "the header Authorization must be there once, with a Bearer token", hint=SIGN_IN_HINT
         )
     return token.strip()
+
+
+def shows_something(scope: Scope) -> bool:
+    """Tells whether a request tried to prove who makes it."""
+    return any(name == b"authorization" for name, _ in scope["headers"])
+
+
+def cookie_of(scope: Scope) -> str | None:
+    """Returns the session's secret that a request sends. Raises UnauthenticatedError when it sends several: a cookie
+    that somebody has planted must not be taken for the real one.
+    """
+    name = cookie_name(scope)
+    pairs = [pair.strip().partition("=") for header in _sent(scope, b"cookie") for pair in header.split(";")]
+    values = [value for key, _, value in pairs if key == name]
+    if len(values) > 1:
+        raise UnauthenticatedError("this request sends several sessions", hint="delete this site's cookies")
+    return values[0] if values else None
+
+
+def cookie_name(scope: Scope) -> str:
+    """Returns the cookie's name. Browsers let nobody but us, over TLS, set one that begins with `__Host-`."""
+    return f"__Host-{COOKIE}" if is_secure(scope) else COOKIE
+
+
+def set_cookie(scope: Scope, response: Response, secret: str) -> None:
+    """Gives the browser a session; its scripts never see it, and other sites cannot make it send it."""
+    response.set_cookie(
+        cookie_name(scope),
+        secret,
+        max_age=int(LONGEST.total_seconds()),
+        path="/",
+        secure=is_secure(scope),
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def end_cookie(scope: Scope, response: Response) -> None:
+    response.delete_cookie(cookie_name(scope), path="/", secure=is_secure(scope), httponly=True, samesite="strict")
+
+
+def is_secure(scope: Scope) -> bool:
+    """Tells whether the browser speaks TLS, with us or with a proxy that we trust."""
+    return bool(scope["scheme"] == "https")
+
+
+def own_origin(scope: Scope) -> str:
+    """Returns the origin of our own pages, as browsers write it."""
+    return f"{scope['scheme']}://{Headers(scope=scope).get('host', '')}".lower()
+
+
+def signed_in(request: Request) -> Here | None:
+    """Returns the session that makes a request; None when a token does."""
+    here: Here | None = getattr(request.state, STATE, None)
+    return here
+
+
+async def _by_session(request: Request) -> Here:
+    here = signed_in(request)
+    if here is None:
+        raise ForbiddenError("this needs a session, and the request has a token", hint="sign in with name and password")
+    return here
+
+
+SignedInHere = Annotated[Here, Depends(_by_session)]
+
+
+def _check_page(scope: Scope, known: SignedIn) -> None:
+    """Raises ForbiddenError for a request that another site may have made a browser send."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if origin is not None and origin.lower() != own_origin(scope):
+        raise ForbiddenError("this request comes from a page of another site", hint="call DataGuardian with a token")
+    if scope["method"] in SAFE_METHODS:
+        return
+    if origin is None or len(_sent(scope, b"x-csrf-token")) != 1 or not known.has_csrf(headers["x-csrf-token"]):
+        raise ForbiddenError(
+            "this change does not prove that our own page has sent it",
+            hint="send Origin, and X-CSRF-Token as GET /api/session gives it; or use a token instead of a session",
+        )
+
+
+def _sent(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def stranger(scope: Mapping[str, Any]) -> Actor:

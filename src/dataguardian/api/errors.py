@@ -121,6 +121,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _documented(*_EXAMPLES[status]) for status in sorted({401, 403, 503, *statuses})}
 
 
+def documented_for_all(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Does the same for a route that is public: 401 only where it is named."""
+    return {status: answer for status, answer in documented(*statuses).items() if status in {403, 503, *statuses}}
+
+
 def _documented(meaning: str, error: str, message: str, details: dict[str, object]) -> dict[str, Any]:
     # By reference: a model here would be built once per route and answer, which makes starting slow.
     schema = {"$ref": f"#/components/schemas/{SCHEMA_NAME}"}
@@ -150,7 +155,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
 
 
-async def _ours(_: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, ForbiddenError):
+        asked = {"request": [None, f"{request.method} {request.url.path}"], "reason": [None, error.message]}
+        request.app.state.services.refusals.note("permission.refused", changes=asked)
     return answer_of(cast("DataGuardianError", error))
 
 

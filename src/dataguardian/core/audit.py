@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import structlog
@@ -19,27 +18,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.acting import current_actor
 from dataguardian.core.context import Context
-from dataguardian.core.secrets import MASK
 from dataguardian.db.accounts import AuditEntry
-from dataguardian.db.models import BackupExecution, BackupJob, Datasource, StorageLocation
 from dataguardian.db.repositories.audit import AuditFilters, AuditRepository, Head
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.session import at_the_end
 from dataguardian.domain.access import Actor
 from dataguardian.domain.auditlog import Chain, Finding, storable
+from dataguardian.domain.clock import Clock
 from dataguardian.domain.errors import ConflictError, DataGuardianError
 
 BATCH = 500
 """Lines that are read at once: some milliseconds of work, after which others get their turn."""
 
-Changes = Mapping[str, Any]
-_ENTITIES: Mapping[type, str] = {
-    Datasource: "datasource",
-    StorageLocation: "storage_location",
-    BackupJob: "backup_job",
-    BackupExecution: "execution",
-}
+HEAD_SECONDS = 86_400.0
+"""How often the newest hash goes into the service's own log; it does at each start, too."""
 
+Changes = Mapping[str, Any]
 log = structlog.get_logger(__name__)
 
 
@@ -54,29 +48,10 @@ class Audit:
         action: str,
         entity_type: str | None = None,
         entity_id: uuid.UUID | None = None,
-        *,
-        entity_name: str | None = None,
-        changes: Changes | None = None,
-        actor: Actor | None = None,
+        **more: Any,  # noqa: ANN401 -- what the function of the same name takes
     ) -> None:
-        """Has a line written at the end of this write transaction: by whoever acts now, or by `actor`.
-
-        `changes` is `{field: [before, after]}`, from `diff`: never with a secret in it.
-        """
-        who = actor or current_actor()
-        fields = {
-            "actor_kind": who.kind,
-            "actor_id": who.id,
-            "actor_name": _short(who.name, 100) or "",
-            "address": _short(who.address, 100),
-            "request_id": _short(structlog.contextvars.get_contextvars().get("request_id"), 64),
-            "action": action,
-            "entity_type": entity_type,
-            "entity_id": entity_id,
-            "entity_name": _short(entity_name, 200),
-            "changes": storable(changes or {}),
-        }
-        at_the_end(session, partial(self._append, session, fields))
+        """Has a line written at the end of this write transaction."""
+        await record(session, self._context.clock, action, entity_type, entity_id, **more)
 
     async def tell(self, action: str, **about: Any) -> None:  # noqa: ANN401 -- what `record` takes
         """Writes a line of its own, about something that is not in the catalogue."""
@@ -115,16 +90,21 @@ class Audit:
                 return
             after = found[-1]["number"]
 
-    async def export(self, after: int = 0) -> AsyncIterator[str]:
-        """Records that the log is exported, then yields its lines as JSON lines, that record last."""
+    async def export(self, after: int = 0) -> tuple[Head, AsyncIterator[str]]:
+        """Records that the log is exported. Returns its end, and its lines as JSON lines, that record the last one."""
         await self.tell("audit.export", entity_type="audit", changes={"after": [None, after]} if after else {})
-        last = (await self.head()).number
+        head = await self.head()
+        return head, self._written(after, head.number)
 
-        async def written() -> AsyncIterator[str]:
-            async for line in self.lines(after, last):
-                yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-        return written()
+    async def _written(self, after: int, last: int) -> AsyncIterator[str]:
+        """Yields some hundred lines at once: a write per line would take most of the time."""
+        batch: list[str] = []
+        async for line in self.lines(after, last):
+            batch.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+            if len(batch) == BATCH:
+                yield "".join(batch)
+                batch.clear()
+        yield "".join(batch)
 
     async def verify(self, anchors: Mapping[int, str]) -> Finding:
         """Reads the whole log and checks its chain. Raises ConflictError while somebody else does."""
@@ -142,45 +122,58 @@ class Audit:
         head = await self.head()
         log.info("audit log", number=head.number, hash=head.hash, anchor=f"{head.number}:{head.hash}")
 
-    async def _append(self, session: AsyncSession, fields: Mapping[str, Any]) -> None:
-        await AuditRepository(session).append(fields, self._context.clock.now)
 
+async def record(
+    session: AsyncSession,
+    clock: Clock,
+    action: str,
+    entity_type: str | None = None,
+    entity_id: uuid.UUID | None = None,
+    *,
+    entity_name: str | None = None,
+    changes: Changes | None = None,
+    actor: Actor | None = None,
+) -> None:
+    """Has a line written at the end of this write transaction: by whoever acts now, or by `actor`.
 
-def of(row: Datasource | StorageLocation | BackupJob | BackupExecution) -> dict[str, Any]:
-    """Returns how a line names a row."""
-    return {"entity_type": _ENTITIES[type(row)], "entity_id": row.id, "entity_name": getattr(row, "name", None)}
-
-
-def diff(
-    before: Changes, after: Changes, *, stored_before: Changes | None = None, stored_after: Changes | None = None
-) -> dict[str, list[Any]]:
-    """Returns `{dotted.field: [before, after]}` of what differs between two documents whose secrets are masked.
-
-    With both `stored_…`, the same documents as they are stored, a secret that was set anew is told as well, masked.
+    `changes` is `{field: [before, after]}`, from `diff`: never with a secret in it.
     """
-    old, new = _flat(before), _flat(after)
-    stored_old, stored_new = _flat(stored_before or {}), _flat(stored_after or {})
-    names = [*old, *(name for name in new if name not in old)]
-    return {
-        name: [old.get(name), new.get(name)]
-        for name in names
-        if old.get(name) != new.get(name)
-        or (_is_masked(new.get(name)) and stored_old.get(name) != stored_new.get(name))
+    who = actor or current_actor()
+    fields = {
+        "actor_kind": who.kind,
+        "actor_id": who.id,
+        "actor_name": _short(who.name, 100) or "",
+        "address": _short(who.address, 100),
+        "request_id": _short(structlog.contextvars.get_contextvars().get("request_id"), 64),
+        "action": action,
+        "entity_type": entity_type,
+        "entity_id": entity_id,
+        "entity_name": _short(entity_name, 200),
+        "changes": storable(changes or {}),
     }
 
+    async def append() -> None:
+        await AuditRepository(session).append(fields, clock.now)
 
-def _flat(document: Changes, prefix: str = "") -> dict[str, Any]:
+    at_the_end(session, append)
+
+
+def diff(before: Changes, after: Changes, *, anew: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Returns `{dotted.field: [before, after]}` of what differs between two documents whose secrets are masked.
+
+    `anew`: fields that differ although their masks are the same.
+    """
+    old, new = flat(before), flat(after)
+    names = [*old, *(name for name in new if name not in old)]
+    return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name) or name in anew}
+
+
+def flat(document: Changes, prefix: str = "") -> dict[str, Any]:
     """Returns values by dotted path; lists are values, and an empty object is as good as none."""
     found: dict[str, Any] = {}
     for key, value in document.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
-
-
-def _is_masked(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_is_masked, value.values()))
-    return any(map(_is_masked, value)) if isinstance(value, list) else value == MASK
 
 
 def _short(text: str | None, most: int) -> str | None:

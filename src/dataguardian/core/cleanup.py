@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.executions import LIVE_STATES
 from dataguardian.core.guards import CleanupSettings, clock_warning, suspect_since
 from dataguardian.core.pruning import PruningSettings
-from dataguardian.core.removal import Opener, Outcome, Removed, Remover, open_storage
+from dataguardian.core.removal import Opener, Outcome, Removed, Remover, open_storage, record_deletion
 from dataguardian.core.sweep import PassReport, RetentionPreview, Sweep, plan_job
 from dataguardian.db.models import BackupExecution
 from dataguardian.db.repositories.cleanup import CleanupRepository
@@ -58,6 +59,7 @@ class Cleanup:
         self._context = context
         self._events = events
         self._opener = opener
+        self._audit = Audit(context)
 
     async def enqueue_due(self) -> bool:
         """Queues the pass that is due, or the one that a crash or shutdown cut short; returns whether it did."""
@@ -88,12 +90,16 @@ class Cleanup:
         `force`: a person has looked, and the guards let it through. Raises NotFoundError, QueueUnavailableError.
         """
         await self._context.queues.ping()
+        name = None
         if job_id is not None:
             async with self._context.db.read() as session:
-                await JobRepository(session).get(job_id)
+                name = (await JobRepository(session).get(job_id)).name
         queue_job_id = f"cleanup-{new_id(self._context.clock.now())}"
         data = {"job_id": str(job_id) if job_id else None, "force": force}
-        await self._context.queues.add(QueueName.CLEANUP, NewJob(queue_job_id, data))
+        about: dict[str, Any] = {"entity_type": "backup_job", "entity_id": job_id, "entity_name": name} if name else {}
+        about["changes"] = {"queue_job_id": [None, queue_job_id], "force": [None, force]}
+        async with self._audit.telling("cleanup.run", **about):
+            await self._context.queues.add(QueueName.CLEANUP, NewJob(queue_job_id, data))
         return queue_job_id
 
     async def carry_out(self, data: Mapping[str, Any], *, stopped: Callable[[], bool] = _never) -> PassReport | None:
@@ -192,9 +198,10 @@ class Cleanup:
         """An execution that failed, was skipped or cancelled stores nothing, once its leftovers are gone."""
         async with self._context.db.write() as session:
             executions = ExecutionRepository(session)
-            await executions.find_locked(execution_id)
-            if not await executions.mark_deleting(execution_id, self._context.clock.now()):
+            row = await executions.find_locked(execution_id)
+            if row is None or not await executions.mark_deleting(execution_id, self._context.clock.now()):
                 raise ConflictError("this execution is in use by now", hint="look at it again")
+            await record_deletion(self._audit, session, row)
             await CleanupRepository(session).forget(execution_id)
 
     async def _look_at_clock(self, settings: CleanupSettings, *, force: bool) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.backup import attempt_directory
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
@@ -104,6 +105,7 @@ class Executions:
     def __init__(self, context: Context, events: Events) -> None:
         self._context = context
         self._events = events
+        self._audit = Audit(context)
         self._began_at = context.clock.now()
 
     async def start(self, job_id: uuid.UUID) -> BackupExecution:
@@ -120,6 +122,7 @@ class Executions:
                 )
             row = new_execution(job, default.id if default else None, Trigger.MANUAL, now)
             await ExecutionRepository(session).insert(row)
+            await self._audit.record(session, "execution.run", "execution", row.id, entity_name=job.name)
         try:
             await self.enqueue([row])
         except QueueUnavailableError:
@@ -273,6 +276,7 @@ class Executions:
                 await self._end(session, row, ExecutionStatus.CANCELLED, now)
             else:
                 await executions.change(row.id, row.attempt, now, cancel_requested=True)
+            await self._record(session, "execution.cancel", row)
         await self._context.live.nudge(str(execution_id))
         async with self._context.db.read() as session:
             return await ExecutionRepository(session).get(execution_id)
@@ -282,8 +286,14 @@ class Executions:
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             row = await ExecutionRepository(session).locked(execution_id)
+            if row.pinned != pinned:
+                await self._record(session, "execution.pin" if pinned else "execution.unpin", row)
             row.pinned, row.updated_at = pinned, now
         return row
+
+    async def _record(self, session: AsyncSession, action: str, row: BackupExecution) -> None:
+        job = await JobRepository(session).find(row.job_id) if row.job_id else None
+        await self._audit.record(session, action, "execution", row.id, entity_name=job.name if job else None)
 
     async def reconcile(self) -> int:
         """Mends what crashes left: rows of dead workers, rows that the queue does not know. Returns how many."""
@@ -356,6 +366,7 @@ class Executions:
                 current := await ExecutionRepository(session).find(row.id)
             ) and current.status is ExecutionStatus.QUEUED:
                 await ExecutionRepository(session).delete(row.id)
+                await self._record(session, "execution.withdraw", row)
 
     async def _parties(
         self, session: AsyncSession, row: BackupExecution

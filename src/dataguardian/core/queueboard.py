@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.context import Context
 from dataguardian.core.work import Kind, repository
 from dataguardian.db.repositories.base import Page
@@ -43,6 +44,7 @@ class QueueBoard:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._audit = Audit(context)
 
     async def queues(self) -> list[QueueNumbers]:
         await self._context.queues.ping()
@@ -71,15 +73,19 @@ class QueueBoard:
                 "what this job points at has ended, so there is nothing to try again",
                 hint="start it anew: run the backup job, or restore or verify the backup again",
             )
-        return WatchedJob(await self._context.queues.retry(queue, job_id), None)
+        changes = {"queue_job_id": [None, job_id]}
+        async with self._audit.telling("queue.retry", entity_type="queue", entity_name=queue.value, changes=changes):
+            return WatchedJob(await self._context.queues.retry(queue, job_id), None)
 
     async def pause(self, queue: QueueName) -> None:
         await self._context.queues.ping()
-        await self._context.queues.pause(queue)
+        async with self._audit.telling("queue.pause", entity_type="queue", entity_name=queue.value):
+            await self._context.queues.pause(queue)
 
     async def resume(self, queue: QueueName) -> None:
         await self._context.queues.ping()
-        await self._context.queues.resume(queue)
+        async with self._audit.telling("queue.resume", entity_type="queue", entity_name=queue.value):
+            await self._context.queues.resume(queue)
 
     async def _progress(self, job: QueueJob) -> dict[str, Any] | None:
         return await self._context.live.get(str(job.data.get("id"))) if job.state == "active" else None

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.work import Work
@@ -79,6 +80,7 @@ class Sampling:
         self._context = context
         self._events = events
         self._work = work
+        self._audit = Audit(context)
 
     async def tick(self) -> int:
         """Begins the sample that is due, and goes on with one that was begun; returns how many verifications it queued.
@@ -98,6 +100,7 @@ class Sampling:
         now = self._context.clock.now()
         async with self._context.db.write() as session:
             await self._put(session, now, await self._plan(session, await self.settings()), done=False)
+            await self._audit.record(session, "scrub.run", "system")
         sample = await self.sample()
         assert sample is not None  # noqa: S101 -- stored a moment ago
         await self._go_on(sample, await self.settings())

@@ -10,6 +10,7 @@ from dataguardian.core.access.sessions import Sessions
 from dataguardian.core.access.setup import Setup
 from dataguardian.core.access.tokens import Tokens
 from dataguardian.core.access.users import Users
+from dataguardian.core.audit import Audit
 from dataguardian.core.cleanup import Cleanup
 from dataguardian.core.context import Context
 from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
@@ -21,6 +22,7 @@ from dataguardian.core.history import History
 from dataguardian.core.inbox import Inbox
 from dataguardian.core.overview import Overview
 from dataguardian.core.queueboard import QueueBoard
+from dataguardian.core.refusals import Refusals
 from dataguardian.core.sampling import Sampling
 from dataguardian.core.scheduling import Scheduler
 from dataguardian.core.systemsettings import SystemSettings
@@ -30,6 +32,8 @@ from dataguardian.core.work import Work
 @dataclass(frozen=True)
 class Services:
     context: Context
+    audit: Audit
+    refusals: Refusals
     events: Events
     executions: Executions
     scheduler: Scheduler
@@ -54,13 +58,15 @@ class Services:
 
 def assemble(context: Context) -> Services:
     """Returns the services that stand on one context."""
-    events = Events(context)
+    audit, events = Audit(context), Events(context)
     executions = Executions(context, events)
     work = Work(context, events)
     known, passwords = Known(context.clock), Passwords()
     users = Users(context, passwords, known)
     return Services(
         context=context,
+        audit=audit,
+        refusals=Refusals(context, audit),
         events=events,
         executions=executions,
         scheduler=Scheduler(context, executions, events),

@@ -22,6 +22,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.acting import current_actor
+from dataguardian.core.audit import Audit
 from dataguardian.core.behind import note_damage, note_repaired, note_unrepaired
 from dataguardian.core.context import Context
 from dataguardian.core.events import Events, Pending
@@ -52,7 +53,7 @@ from dataguardian.db.repositories.restores import (
 )
 from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
-from dataguardian.domain.access import Permission
+from dataguardian.domain.access import ActorKind, Permission
 from dataguardian.domain.errors import (
     ConflictError,
     ForbiddenError,
@@ -117,6 +118,7 @@ class Work:
     def __init__(self, context: Context, events: Events) -> None:
         self._context = context
         self._events = events
+        self._audit = Audit(context)
 
     async def start_restore(
         self,
@@ -149,6 +151,7 @@ class Work:
                 streams=list(streams),
             )
             await RestoreRepository(session).add(row)
+            await self._told(session, "create", row)
         await self._enqueue_or_take_back(row)
         await self._make_way()
         return row
@@ -167,6 +170,7 @@ class Work:
             row = Verification(**_new(execution, now), deep=deep, errors=[])
             row.details = {TRIGGER: Trigger.SCHEDULED.value} if scheduled else {}
             await VerificationRepository(session).add(row)
+            await self._told(session, "create", row)
         await self._enqueue_or_take_back(row)
         return row
 
@@ -180,6 +184,8 @@ class Work:
         async with self._context.db.write() as session:
             execution = await _restorable(session, execution_id)
             rows = await _new_repairs(session, execution, now)
+            for row in rows:
+                await self._told(session, "create", row)
         await self._enqueue_all(rows)
         return rows
 
@@ -192,6 +198,16 @@ class Work:
             with contextlib.suppress(ConflictError, NotFoundError):  # by now it is gone, or somebody repairs it
                 started += len(await self.start_repairs(execution_id))
         return started
+
+    async def _told(self, session: AsyncSession, verb: str, row: Row) -> None:
+        """Puts into the audit log what people do; what the service does by itself all day is in its own lists."""
+        if current_actor().kind is ActorKind.SYSTEM or is_scheduled(row):
+            return
+        names = ("execution_id", "target_datasource_id", "storage_location_id", "deep", "drop_existing", "streams")
+        told = {name: getattr(row, name) for name in names if hasattr(row, name)}
+        changes = {name: [None, str(value) if name.endswith("_id") else value] for name, value in told.items() if value}
+        kind = kind_of(row)
+        await self._audit.record(session, f"{kind}.{verb}", str(kind), row.id, changes=changes)
 
     async def _enqueue_all(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -313,6 +329,7 @@ class Work:
             else:
                 row.cancel_requested, row.updated_at = True, now
                 row.details = _without_way(row)
+            await self._told(session, "cancel", row)
         await self._context.live.nudge(str(work_id))
         return row
 
@@ -387,6 +404,7 @@ class Work:
                 current = await works.find_locked(row.id)
                 if current is not None and current.status is WorkStatus.QUEUED:
                     await works.delete(row.id)
+                    await self._told(session, "withdraw", row)
             raise
 
     async def _finish(self, claim: WorkClaim, status: WorkStatus, failed: Failed | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from dataguardian.core.access.tokens import USED_SECONDS
+from dataguardian.core.audit import HEAD_SECONDS
+from dataguardian.core.refusals import WINDOW_SECONDS
 from dataguardian.core.services import Services
 from dataguardian.queues.consumer import Consumer, Processor
 from dataguardian.queues.definitions import QueueName
@@ -93,4 +95,6 @@ def access_loops(services: Services) -> list[Loop]:
     return [
         Loop("uses of tokens", USED_SECONDS, services.tokens.write_uses),
         Loop("uses of sessions", USED_SECONDS, services.sessions.write_uses),
+        Loop("refusals", WINDOW_SECONDS, services.refusals.flush),
+        Loop("end of the audit log", HEAD_SECONDS, services.audit.log_head),
     ]

@@ -1,0 +1,238 @@
+"""The audit log as administrators see it: what is in it, what never is, and what it is good for."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from dataguardian.core.secrets import MASK
+from dataguardian.db.repositories.audit import AuditRepository
+from dataguardian.domain.access import Role
+from dataguardian.domain.auditlog import Chain
+from dataguardian.domain.errors import ConflictError
+from tests.api.stage import Desk, is_error, play
+
+SHOP = {
+    "name": "shop",
+    "type": "postgres",
+    "connection_config": {"host": "127.0.0.1", "port": 1, "database": "shop", "username": "u", "password": "s3cret!"},
+}
+
+
+async def told(desk: Desk, **query: Any) -> list[dict[str, Any]]:
+    """Returns lines of the log, oldest first."""
+    await desk.services.refusals.flush()
+    answer = await desk.get("/api/audit", limit=100, **query)
+    assert answer.status_code == 200, answer.text
+    return list(reversed(answer.json()["data"]))
+
+
+def test_a_datasource_s_life_is_told(tmp_path: Path) -> None:
+    """Made, changed, given another password, changed to what it is, deleted: a line each, and none for no change."""
+
+    async def story(desk: Desk) -> None:
+        made = await desk.made("/api/datasources", SHOP)
+        path = f"/api/datasources/{made['id']}"
+        await desk.put(path, {"name": "shop 2", "connection_config": {"port": 2}})
+        await desk.put(path, {"connection_config": {"password": "an0ther!"}})
+        await desk.put(path, {"connection_config": {"password": "an0ther!", "port": 2}})
+        await desk.put(path, {"connection_config": {"password": MASK}})
+        await desk.delete(path)
+        lines = await told(desk)
+        verbs = [line["action"] for line in lines]
+        assert verbs == ["datasource.create", "datasource.update", "datasource.update", "datasource.delete"]
+        assert {line["entity_id"] for line in lines} == {made["id"]}
+        assert {line["actor_kind"] for line in lines} == {"token"}
+        assert all(line["request_id"] and line["address"] for line in lines)
+        assert lines[0]["changes"]["connection_config.password"] == [None, MASK]
+        assert lines[1]["changes"] == {"name": ["shop", "shop 2"], "connection_config.port": [1, 2]}
+        assert lines[2]["changes"] == {"connection_config.password": [MASK, MASK]}
+        assert lines[3]["changes"]["name"] == ["shop 2", None]
+        whole = json.dumps(lines)
+        assert "s3cret!" not in whole
+        assert "an0ther!" not in whole
+        assert "dgs1:" not in whole
+
+    play(tmp_path, story)
+
+
+def test_a_change_that_is_refused_is_no_line(tmp_path: Path) -> None:
+    """A name that is taken, a wrong value, something in use: nothing happened, and nothing is told."""
+
+    async def story(desk: Desk) -> None:
+        job = await desk.job()
+        before = await told(desk)
+        is_error(await desk.post("/api/datasources", SHOP), 409)
+        is_error(await desk.put(f"/api/backup-jobs/{job['id']}", {"schedule_cron": "nonsense"}), 422)
+        is_error(await desk.delete(f"/api/datasources/{job['datasource_id']}"), 409)
+        assert await told(desk) == before
+
+    play(tmp_path, story)
+
+
+def test_what_operators_do_is_told(tmp_path: Path) -> None:
+    """Run, pin, unpin, verify, restore, settings, queues, cleanup, sample, deletion: who asked for it, and of what."""
+
+    async def story(desk: Desk) -> None:
+        job = await desk.job()
+        done = await desk.backup(job)
+        path = f"/api/executions/{done.id}"
+        await desk.post(f"{path}/pin")
+        await desk.post(f"{path}/pin")
+        await desk.delete(f"{path}/pin")
+        assert (await desk.post(f"{path}/verify", {"deep": True})).status_code == 202
+        body = {"confirm": "shop", "drop_existing": True}
+        restore = (await desk.post(f"{path}/restore", body)).json()
+        await desk.post(f"/api/restores/{restore['restore_id']}/cancel")
+        await desk.put("/api/system/settings/pruning", {"value": {"logs_days": 5}})
+        await desk.post("/api/system/queues/backup-queue/pause")
+        await desk.post("/api/system/queues/backup-queue/resume")
+        await desk.post("/api/system/cleanup", {"job_id": job["id"]})
+        await desk.post("/api/system/scrub")
+        lines = (await told(desk))[3:]
+        assert [line["action"] for line in lines] == [
+            "execution.run",
+            "execution.pin",
+            "execution.unpin",
+            "verification.create",
+            "restore.create",
+            "restore.cancel",
+            "setting.update",
+            "queue.pause",
+            "queue.resume",
+            "cleanup.run",
+            "scrub.run",
+        ]
+        by_action = {line["action"]: line for line in lines}
+        assert by_action["execution.run"]["entity_name"] == "shop"
+        assert by_action["restore.create"]["changes"]["drop_existing"] == [None, True]
+        assert by_action["restore.create"]["changes"]["execution_id"] == [None, str(done.id)]
+        assert by_action["setting.update"]["changes"] == {"logs_days": [90, 5]}
+        assert by_action["queue.pause"]["entity_name"] == "backup-queue"
+        assert by_action["cleanup.run"]["entity_id"] == job["id"]
+
+    play(tmp_path, story)
+
+
+def test_a_deleted_backup_is_remembered(tmp_path: Path) -> None:
+    """Whoever deletes a backup is named, with what is gone; what retention deletes was deleted by DataGuardian."""
+
+    async def story(desk: Desk) -> None:
+        job = await desk.job(retention_policy={"keep_last": 1})
+        first, second, third = [await desk.backup(job) for _ in range(3)]
+        assert (await desk.delete(f"/api/executions/{first.id}")).status_code == 204
+        await desk.services.cleanup.run(uuid.UUID(job["id"]))
+        lines = await told(desk, action="execution.delete")
+        assert [line["entity_id"] for line in lines] == [str(first.id), str(second.id)]
+        assert [line["actor_kind"] for line in lines] == ["token", "system"]
+        assert lines[0]["changes"]["checksum"] == [first.checksum, None]
+        assert lines[0]["changes"]["status"] == ["completed", None]
+        assert lines[0]["entity_name"] == "shop"
+        assert third.id is not None
+
+    play(tmp_path, story)
+
+
+def test_the_log_is_narrowed(tmp_path: Path) -> None:
+    """By who, what, which thing and when; a filter that nothing fits gives none."""
+
+    async def story(desk: Desk) -> None:
+        job = await desk.job()
+        lines = await told(desk)
+        assert [line["action"] for line in await told(desk, action="backup_job.create")] == ["backup_job.create"]
+        assert [line["entity_id"] for line in await told(desk, entity_id=job["id"])] == [job["id"]]
+        assert len(await told(desk, entity_type="datasource")) == 1
+        assert await told(desk, actor="nobody") == []
+        assert await told(desk, actor=lines[0]["actor_name"]) == lines
+        assert await told(desk, **{"from": "2999-01-01T00:00:00Z"}) == []
+        assert await told(desk, to="2999-01-01T00:00:00Z") == lines
+        is_error(await desk.get("/api/audit", entity_id="x"), 422)
+
+    play(tmp_path, story)
+
+
+def test_the_export_is_checked_without_us(tmp_path: Path) -> None:
+    """Every line of the export fits; the last one tells of the export; its head is an anchor that the log still has."""
+
+    async def story(desk: Desk) -> None:
+        await desk.job()
+        answer = await desk.get("/api/audit/export")
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+        assert lines[-1]["action"] == "audit.export"
+        chain = Chain()
+        assert all(map(chain.add, lines))
+        head = answer.headers["x-audit-head"]
+        assert head == f"{lines[-1]['number']}:{lines[-1]['hash']}"
+        found = (await desk.get("/api/audit/verify", anchor=head)).json()
+        assert found == {"ok": True, "lines": 4, "last": 4, "head": lines[-1]["hash"], "broken": None, "problem": None}
+        later = (await desk.get("/api/audit/export", after=3)).text.splitlines()
+        assert [json.loads(line)["number"] for line in later] == [4, 5]
+        kept = f"9:{'0' * 64}"
+        found = (await desk.get("/api/audit/verify", anchor=[head, kept])).json()
+        assert (found["ok"], found["broken"]) == (False, 6)
+        is_error(await desk.get("/api/audit/verify", anchor="nonsense"), 422)
+
+    play(tmp_path, story)
+
+
+def test_a_line_that_was_edited_is_named(tmp_path: Path) -> None:
+    """Somebody with the database file drops the triggers and edits a line, or its hash as well: it is found."""
+
+    async def story(desk: Desk) -> None:
+        for number in range(5):
+            await desk.datasource(f"s{number}")
+        async with desk.services.context.db.write() as session:
+            connection = await session.connection()
+            await connection.exec_driver_sql("DROP TRIGGER audit_entries_no_update")
+            await connection.exec_driver_sql("UPDATE audit_entries SET actor_name = 'mallory' WHERE number = 3")
+        found = (await desk.get("/api/audit/verify")).json()
+        assert (found["ok"], found["broken"], found["last"]) == (False, 3, 2)
+        assert "line 3 was changed" in found["problem"]
+
+    play(tmp_path, story)
+
+
+def test_only_administrators_read_it(tmp_path: Path) -> None:
+    """Operators and viewers are refused, and that is told: once a minute and address, however often they try."""
+
+    async def story(desk: Desk) -> None:
+        _, secret = await desk.services.tokens.create(name="op", role=Role.OPERATOR)
+        for path in ("/api/audit", "/api/audit/verify", "/api/audit/export"):
+            answer = await desk.http.get(path, headers={"Authorization": f"Bearer {secret}"})
+            is_error(answer, 403, "forbidden")
+        for _ in range(5):
+            is_error(await desk.http.get("/api/audit", headers={"Authorization": "Bearer dgt_wrong"}), 401)
+        await desk.services.refusals.flush(last=True)
+        lines = [line for line in await told(desk) if not line["action"].startswith("token.create")]
+        refused = [(line["action"], line["actor_name"], line["changes"].get("further")) for line in lines]
+        assert refused == [
+            ("permission.refused", "op", None),
+            ("token.refused", "anonymous", None),
+            ("permission.refused", "op", [None, 2]),
+            ("token.refused", "anonymous", [None, 4]),
+        ]
+        assert lines[0]["changes"]["request"] == [None, "GET /api/audit"]
+
+    play(tmp_path, story)
+
+
+def test_a_line_and_its_change_stand_or_fall_together(tmp_path: Path) -> None:
+    """When the line cannot be written the change is not made either."""
+
+    async def story(desk: Desk) -> None:
+        append = AuditRepository.append
+
+        async def broken(*_: Any) -> Any:
+            raise ConflictError("no line today")
+
+        AuditRepository.append = broken  # type: ignore[method-assign]
+        try:
+            is_error(await desk.post("/api/datasources", SHOP), 409)
+        finally:
+            AuditRepository.append = append  # type: ignore[method-assign]
+        assert (await desk.get("/api/datasources")).json()["data"] == []
+        assert await told(desk) == []
+
+    play(tmp_path, story)
