@@ -31,6 +31,7 @@ from dataguardian.cli.status import status
 from dataguardian.cli.storage import storage
 from dataguardian.cli.tokens import token
 from dataguardian.cli.up import up
+from dataguardian.cli.users import user
 from dataguardian.cli.verify import verify
 from dataguardian.domain.errors import CancelledError, DataGuardianError, UsageError
 
@@ -65,6 +66,7 @@ app.add_typer(setting, name="setting", rich_help_panel=_SERVICE)
 app.add_typer(queues, name="queues", rich_help_panel=_SERVICE)
 app.command(rich_help_panel=_SERVICE)(apply)
 app.command(rich_help_panel=_SERVICE)(export)
+app.add_typer(user, name="user", rich_help_panel=_SERVICE)
 app.add_typer(token, name="token", rich_help_panel=_SERVICE)
 app.add_typer(db, name="db", rich_help_panel=_SERVICE)
 

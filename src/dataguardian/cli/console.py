@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from dataguardian.cli import look
+from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ def role_of(text: str) -> str:
     if text not in known:
         raise UsageError(f"there is no role {text!r}", hint=f"known: {', '.join(known)}")
     return text
+
+
+def iso(moment: datetime | None) -> str | None:
+    return None if moment is None else to_iso(moment)
 
 
 async def every(page: Callable[[int, int], Awaitable[Page[T]]]) -> list[T]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +16,14 @@ from dataguardian.cli.console import (
     at_home,
     datasource_ids,
     datasource_names,
+    every,
+    iso,
     limit_text,
     role_of,
 )
 from dataguardian.cli.groups import Yes, confirmed, group
 from dataguardian.cli.options import Json
-from dataguardian.domain.clock import SystemClock, to_iso
+from dataguardian.domain.clock import SystemClock
 from dataguardian.domain.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ token = group("What programs sign in with, on the machine that holds the home.")
 
 MAX_NAME = 100
 MAX_DAYS = 36_500
+LOCAL_NAME = 14
+"""Of a service's own token, whose name holds its home's whole id."""
 
 _EXPIRY = re.compile(r"([0-9]{1,6})([hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -83,7 +87,7 @@ def list_(*, json: Json = False) -> None:
     """List the tokens. What they are is not stored: only what they begin with."""
 
     async def work(services: Services) -> tuple[list[ApiToken], dict[str, str]]:
-        return await _all(services), await datasource_names(services)
+        return await every(services.tokens.page), await datasource_names(services)
 
     rows, names = at_home(work)
     if json:
@@ -123,23 +127,17 @@ def document(row: ApiToken) -> dict[str, Any]:
         "datasource_ids": row.datasource_ids,
         "shown_as": row.shown_as,
         "is_local": row.is_local,
-        "created_at": to_iso(row.created_at),
-        "expires_at": _iso(row.expires_at),
-        "revoked_at": _iso(row.revoked_at),
-        "last_used_at": _iso(row.last_used_at),
+        "created_at": iso(row.created_at),
+        "expires_at": iso(row.expires_at),
+        "revoked_at": iso(row.revoked_at),
+        "last_used_at": iso(row.last_used_at),
         "last_used_from": row.last_used_from,
     }
 
 
-async def _all(services: Services) -> list[ApiToken]:
-    from dataguardian.cli.console import every
-
-    return await every(services.tokens.page)
-
-
 async def _named(services: Services, reference: str) -> ApiToken:
     """Returns the token of that name, else of that id or beginning of one. Raises NotFoundError, UsageError."""
-    rows = await _all(services)
+    rows = await every(services.tokens.page)
     living = [row for row in rows if row.name == reference and row.revoked_at is None]
     found = (
         living or [row for row in rows if row.name == reference] or [row for row in rows if _begins(row.id, reference)]
@@ -191,7 +189,7 @@ def _facts(row: ApiToken, names: dict[str, str]) -> dict[str, object]:
         "role": row.role.value,
         "scope": _scope(row),
         "datasources": limit_text(row.datasource_ids, names),
-        "expires": look.moment(_iso(row.expires_at)) if row.expires_at else "never",
+        "expires": look.moment(iso(row.expires_at)) if row.expires_at else "never",
         "id": row.id,
     }
 
@@ -204,13 +202,13 @@ def _rows(rows: list[ApiToken], names: dict[str, str]) -> list[list[Any]]:
     ids = look.short_ids(str(row.id) for row in rows)
     return [
         [
-            row.name,
+            row.name[:LOCAL_NAME] if row.is_local else row.name,
             row.role.value,
             _scope(row),
             limit_text(row.datasource_ids, names),
             look.state(_state(row)),
-            look.when(_iso(row.expires_at)) if row.expires_at else "never",
-            look.when(_iso(row.last_used_at)),
+            look.when(iso(row.expires_at)) if row.expires_at else "never",
+            look.when(iso(row.last_used_at)),
             row.shown_as,
             ids[str(row.id)],
         ]
@@ -224,7 +222,3 @@ def _state(row: ApiToken) -> str:
     if row.expires_at is not None and row.expires_at <= SystemClock().now():
         return "expired"
     return "local" if row.is_local else "valid"
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else to_iso(moment)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.access.actors import of_user
 from dataguardian.core.access.known import Known
@@ -91,6 +92,8 @@ class Sessions:
         self._known = known
         self._names = Throttle(context.clock, FREE_FOR_NAME)
         self._addresses = Throttle(context.clock, FREE_FOR_ADDRESS)
+        self._written: set[str] = set()
+        """Names whose failures this process has written into their rows."""
         self._seen: dict[uuid.UUID, tuple[datetime, datetime]] = {}
         self._forgot_at: float | None = None
 
@@ -112,6 +115,7 @@ class Sessions:
                 hint="those who have a second factor send its code, too",
             )
         self._names.forget(attempt.key)
+        self._written.discard(attempt.key)
         self._addresses.take_back(network_of(address))
         return session
 
@@ -198,13 +202,15 @@ class Sessions:
             is_familiar = user is not None and await SignInRepository(session).lives(user.id, address or "", now)
         key = f"{name} {network}" if is_here(address) or is_familiar else name
         attempt = _Attempt(name, key, address, user if user is not None and user.enabled else None)
+        shared = attempt.user if attempt.is_shared else None
+        if shared is not None and not shared.failed_sign_ins and key in self._written:
+            self._written.discard(key)  # somebody unlocked the user since, or set another password
+            self._names.forget(key)
         self._names.check(key)
-        before = 0
-        if attempt.user is not None and attempt.is_shared:
-            before = attempt.user.failed_sign_ins
-            refuse((attempt.user.locked_until - now).total_seconds() if attempt.user.locked_until else 0)
+        if shared is not None and shared.locked_until is not None:
+            refuse((shared.locked_until - now).total_seconds())
         self._addresses.count(network)
-        self._names.count(key, before)
+        self._names.count(key, shared.failed_sign_ins if shared is not None else 0)
         return attempt
 
     async def _proven(self, attempt: _Attempt, password: SecretStr, code: str) -> User | None:
@@ -229,35 +235,53 @@ class Sessions:
         step = matching_step(secret, plain, self._context.clock.now(), user.totp_last_step)
         return None if step is None else (step, None)
 
-    async def _begin(self, proven: User, code: str, address: str | None, agent: str) -> Session | None:
-        """Begins the session, unless something has changed since the password was looked at."""
-        now, secret = self._context.clock.now(), new_secret()
-        csrf = csrf_of(secret)
+    async def begin(self, user: User, address: str | None, agent: str) -> Session:
+        """Begins a session of somebody who has just proved to be that user. Raises UnauthenticatedError when the user
+        has changed meanwhile.
+        """
         async with self._context.db.write() as session:
-            user = await UserRepository(session).find_locked(proven.id)
-            if user is None or not user.enabled or user.password_hash != proven.password_hash:
-                return None
-            spent = self._second(user, code)
-            if spent is None:
+            if await self._still(session, user) is None:
+                raise UnauthenticatedError("this user has changed meanwhile", hint="sign in again")
+            return await self._add(session, user, address, agent)
+
+    async def _begin(self, proven: User, code: str, address: str | None, agent: str) -> Session | None:
+        """Begins the session and spends the code, unless something has changed since the password was looked at."""
+        now = self._context.clock.now()
+        async with self._context.db.write() as session:
+            user = await self._still(session, proven)
+            spent = None if user is None else self._second(user, code)
+            if user is None or spent is None:
                 return None
             step, recovery = spent
-            user.totp_last_step = step if step is not None else user.totp_last_step
+            user.totp_last_step = user.totp_last_step if step is None else step
             user.recovery_codes = [stored for stored in user.recovery_codes if stored != recovery]
             user.failed_sign_ins, user.locked_until = 0, None
             user.last_sign_in_at = user.updated_at = now
-            row = SignIn(
-                id=new_id(now),
-                created_at=now,
-                updated_at=now,
-                user_id=user.id,
-                secret_hash=hash_of(secret),
-                csrf_hash=hash_of(csrf),
-                expires_at=now + IDLE,
-                last_seen_at=now,
-                address=(address or "")[:MOST_NAME],
-                user_agent=agent[:MOST_AGENT],
-            )
-            await SignInRepository(session).add(row)
+            return await self._add(session, user, address, agent)
+
+    @staticmethod
+    async def _still(session: AsyncSession, proven: User) -> User | None:
+        """Returns the user's row, locked; None when its password is another one by now, or it is disabled."""
+        user = await UserRepository(session).find_locked(proven.id)
+        is_same = user is not None and user.enabled and user.password_hash == proven.password_hash
+        return user if is_same else None
+
+    async def _add(self, session: AsyncSession, user: User, address: str | None, agent: str) -> Session:
+        now, secret = self._context.clock.now(), new_secret()
+        csrf = csrf_of(secret)
+        row = SignIn(
+            id=new_id(now),
+            created_at=now,
+            updated_at=now,
+            user_id=user.id,
+            secret_hash=hash_of(secret),
+            csrf_hash=hash_of(csrf),
+            expires_at=now + IDLE,
+            last_seen_at=now,
+            address=(address or "")[:MOST_NAME],
+            user_agent=printable(agent)[:MOST_AGENT],
+        )
+        await SignInRepository(session).add(row)
         return Session(row.id, secret, csrf, row.expires_at, user)
 
     async def _failed(self, attempt: _Attempt) -> None:
@@ -270,6 +294,7 @@ class Sessions:
             user = await UserRepository(session).find_locked(attempt.user.id)
             if user is not None:
                 user.failed_sign_ins = max(user.failed_sign_ins, attempts)
+                self._written.add(attempt.key)
                 user.locked_until = now + timedelta(seconds=pause) if pause > 0 else None
 
     async def _load(self, hashed: str) -> SignedIn | None:
@@ -284,6 +309,11 @@ class Sessions:
 def csrf_of(secret: str) -> str:
     """Returns the token against forged requests that belongs to a session: its page may ask for it again."""
     return hash_of(f"csrf {secret}")
+
+
+def printable(text: str) -> str:
+    """Returns what can be stored and shown of a text that a stranger has sent."""
+    return "".join(character for character in text if character.isprintable())
 
 
 async def _pace(began: float) -> None:

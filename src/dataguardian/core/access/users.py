@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dataguardian.core.access.actors import Limit, checked_limit, limit_of
+from dataguardian.core.access.actors import Limit, check_datasources, checked_limit, limit_of
 from dataguardian.core.access.known import Known
 from dataguardian.core.access.names import checked_name
 from dataguardian.core.access.passwords import Passwords, checked_password
@@ -67,6 +67,7 @@ class Users:
         async with self._context.db.write() as session:
             users = UserRepository(session)
             await users.one_at_a_time()
+            await check_datasources(session, datasource_ids)
             if first and await users.count():
                 raise ConflictError("there is an administrator already", hint="sign in")
             if await users.by_name(name) is not None:
@@ -88,6 +89,7 @@ class Users:
                 wanted = None
             if (role, enabled) != (Role.ADMIN, True):
                 await _someone_stays(session, row)
+            await check_datasources(session, wanted if "datasource_ids" in fields else None)
             row.role, row.enabled, row.datasource_ids = role, enabled, checked_limit(role, wanted)
             row.updated_at = self._context.clock.now()
             if before != {name: getattr(row, name) for name in POWERS}:
@@ -106,6 +108,14 @@ class Users:
             row.failed_sign_ins, row.locked_until = 0, None
             await SignInRepository(session).end_all(user_id)
         self._known.forget()
+        return row
+
+    async def unlock(self, user_id: uuid.UUID) -> User:
+        """Ends a lock-out after failed sign-ins, in every process. Raises NotFoundError."""
+        async with self._context.db.write() as session:
+            row = await UserRepository(session).locked(user_id)
+            row.failed_sign_ins, row.locked_until = 0, None
+            row.updated_at = self._context.clock.now()
         return row
 
     async def delete(self, user_id: uuid.UUID) -> None:
