@@ -41,7 +41,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python bench/service.py
 
 tools:
-	@.ci/setup-tools zstd lz4 gzip tar git sqlite3 openssl redis-server pg_ctlcluster:postgresql /usr/sbin/mariadbd:mariadb-server mariadb-dump:mariadb-client locale-gen:locales ps:procps mount getfattr:attr getfacl:acl setpriv:util-linux sha256sum:coreutils /usr/sbin/sshd:openssh-server
+	@.ci/setup-tools zstd lz4 gzip tar age git sqlite3 openssl redis-server pg_ctlcluster:postgresql /usr/sbin/mariadbd:mariadb-server mariadb-dump:mariadb-client locale-gen:locales ps:procps mount getfattr:attr getfacl:acl setpriv:util-linux sha256sum:coreutils /usr/sbin/sshd:openssh-server
 
 clean:
 	rm -rf .venv .dataguardian bench/work dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -252,7 +252,7 @@ def second_hash(document: dict[str, Any]) -> None:
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "format 2": lambda document: document.update(format=2),
+    "format 3": lambda document: document.update(format=3),
     "format 0": lambda document: document.update(format=0),
     "format true": lambda document: document.update(format=True),
     "format text": lambda document: document.update(format="1"),
@@ -295,11 +295,11 @@ def test_an_edited_manifest(kept: Kept, change: tuple[str, Any], honest: bool) -
 @pytest.mark.parametrize("honest", [False, True])
 def test_a_newer_format_is_called_that(kept: Kept, honest: bool) -> None:
     """Another format is no damage: the message says which release reads it, whatever that format's hash looks like."""
-    edit(kept, lambda document: document.update(format=2), honest=honest)
-    with pytest.raises(UnsupportedFormatError, match="has format 2") as caught:
+    edit(kept, lambda document: document.update(format=3), honest=honest)
+    with pytest.raises(UnsupportedFormatError, match="has format 3") as caught:
         run_restore(kept.storage, kept.directory, BytesEngine(), "bytes")
     assert caught.value.exit_code == 3
-    assert "has format 2" in list_backups(kept.storage).unreadable[kept.directory]
+    assert "has format 3" in list_backups(kept.storage).unreadable[kept.directory]
 
 
 def test_parts_forged_with_every_record_but_the_parts(kept: Kept) -> None:

@@ -211,7 +211,7 @@ def test_a_full_pool_of_failing_threads_does_not_hang(
         time.sleep(0.01)
         raise MemoryError("no memory for a frame")
 
-    monkeypatch.setattr(backup_module, "seal", fail)
+    monkeypatch.setattr(backup_module, "pack", fail)
     with pytest.raises(MemoryError, match="no memory for a frame"):
         run_backup(plan(), BytesEngine(BytesStream("x", noise(40 * PART))), storage)
     assert list(root.iterdir()) == []
@@ -358,6 +358,20 @@ def test_the_plan_passes_through_json() -> None:
     """What the service hands to its runner comes out the same, patterns of bytes that are not UTF-8 included."""
     given_plan = plan(include=("é*", "\udcff*", "*"), exclude=("\udc80",), name="häßlich 'x'")
     assert BackupPlan.model_validate_json(given_plan.model_dump_json()) == given_plan
+
+
+def test_streams_of_a_source_that_is_one_thing(storage: LocalStorage, root: Path) -> None:
+    """Refused before the source is read; a source with databases records which were named."""
+    engine = BytesEngine(BytesStream("shop", b"x"))
+    with pytest.raises(UsageError, match="backed up whole"):
+        run_backup(plan(streams=("shop",)), engine, storage)
+    assert (engine.asked_for, list(root.iterdir())) == (0, [])
+
+    class Server(BytesEngine):
+        has_databases = True
+
+    made = run_backup(plan(streams=("shop",)), Server(BytesStream("shop", b"x")), storage)
+    assert made.manifest.options["streams"] == ["shop"]
 
 
 @pytest.mark.parametrize("wrong", [{"name": "a\udc80"}, {"source": "\ud800"}, {"include": ("\ud800",)}])

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from mmap import mmap
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from dataguardian import __version__
+from dataguardian.core.byhand import Guard, how_to_restore
 from dataguardian.core.overlap import refuse_self_backup
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.targets import TargetOutcome, Targets
@@ -24,17 +25,19 @@ from dataguardian.domain.artifact import Manifest, PartRecord, StreamRecord, Too
 from dataguardian.domain.clock import Clock, SystemClock, to_iso, to_stamp
 from dataguardian.domain.errors import DumpFailedError, StorageError, UsageError
 from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
-from dataguardian.engines.base import DumpOptions, DumpStream, Engine
+from dataguardian.engines.base import DumpOptions, DumpStream, Engine, refuse_streams
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
-from dataguardian.streams.sealing import InOrderHash, seal
+from dataguardian.streams.sealing import InOrderHash, pack
 from dataguardian.streams.split import BufferPool, fill, plan_lanes
+
+if TYPE_CHECKING:
+    from dataguardian.core.encryption import Sealer
+    from dataguardian.core.keys import EncryptionOptions
 
 DEFAULT_PART_SIZE_BYTES = 16 * MIB
 MIN_PART_SIZE_BYTES = 64 * KIB
 MAX_WARNINGS = 1000
-MAX_GLOBBED_PARTS = 20_000
-"""A shell's command line holds two megabytes, which is more names than these."""
 
 
 class BackupPlan(BaseModel):
@@ -52,11 +55,12 @@ class BackupPlan(BaseModel):
     part_size_bytes: int = DEFAULT_PART_SIZE_BYTES
     include: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
+    streams: tuple[Text, ...] = ()
     directory: Text | None = None
     """Where the backup goes, when the caller must know beforehand; None derives it from name, time, id and attempt."""
 
     def dump_options(self) -> DumpOptions:
-        return DumpOptions(include=self.include, exclude=self.exclude)
+        return DumpOptions(include=self.include, exclude=self.exclude, streams=self.streams)
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def run_backup(
     clock: Clock | None = None,
     report: Report = silent,
     before_publish: Callable[[], None] = _publish_always,
+    encryption: EncryptionOptions | None = None,
 ) -> BackupResult:
-    """Takes one backup. On any error, and when stopped, everything that was stored is removed again.
+    """Takes one backup, encrypted if it is told how. On any error, and when stopped, what was stored is removed again.
 
     Of several targets those that fail are left behind, and the backup goes on as long as there is one.
     `before_publish` is called when only the manifest is missing; it raises when somebody else has taken over, or when
@@ -98,19 +103,26 @@ def run_backup(
     targets = storage if isinstance(storage, Targets) else Targets.only(storage)
     codec = codec_for(plan.compression, plan.compression_level)
     _check_part_size(plan.part_size_bytes)
+    refuse_streams(engine, plan.streams, plan.source)
     started_at, started = clock.now(), clock.monotonic()
     directory = plan.directory or attempt_directory(plan.name, started_at, plan.execution_id, plan.attempt)
-    with _removed_on_failure(targets, directory), _Conveyor(plan, codec, targets, directory, report) as conveyor:
+    sealer = _sealer(encryption)  # before there are buffers: a passphrase takes as much memory as all of them
+    conveyor = _Conveyor(plan, codec, targets, directory, report, sealer)
+    with _removed_on_failure(targets, directory), conveyor:
         targets.claim(directory)
         for place in targets.storages:
             refuse_self_backup(engine, plan.dump_options(), place, directory)
         for number, dump in enumerate(engine.dump(plan.dump_options()), start=1):
             with dump as stream:
                 conveyor.carry(number, stream)
-        _check_arrival(targets, directory, conveyor.parts)
-        records = artifact.encode_parts(conveyor.parts)
+        told = _draft_manifest(plan, codec, engine, conveyor)
+        draft, parts, objects = sealer.seal_records(told, conveyor.parts) if sealer else (told, conveyor.parts, {})
+        for name, data in objects.items():
+            targets.put(f"{directory}/{name}", data)
+        _check_arrival(targets, directory, parts, draft)
+        records = artifact.encode_parts(parts)
         targets.put(f"{directory}/{artifact.PARTS}", records)
-        draft = _draft_manifest(plan, codec, engine, conveyor).model_copy(
+        draft = draft.model_copy(
             update={
                 "started_at": to_iso(started_at),
                 "finished_at": to_iso(clock.now()),
@@ -118,14 +130,23 @@ def run_backup(
                 "parts_sha256": hashlib.sha256(records).hexdigest(),
             }
         )
-        sums = artifact.expected_sums(draft, conveyor.parts)
+        sums = artifact.expected_sums(draft, parts)
         targets.put(f"{directory}/{artifact.SUMS}", sums)
         manifest = draft.model_copy(update={"checksum": hashlib.sha256(sums).hexdigest()})
         text = artifact.encode_manifest(manifest)
         manifest = artifact.decode_manifest(text, where=artifact.MANIFEST)
         before_publish()
         targets.put(f"{directory}/{artifact.MANIFEST}", text)
-    return BackupResult(directory, manifest, conveyor.parts, targets.outcomes())
+    known = {"streams": told.streams, "warnings": told.warnings, "options": told.options}
+    return BackupResult(directory, manifest.model_copy(update=known), conveyor.parts, targets.outcomes())
+
+
+def _sealer(encryption: EncryptionOptions | None) -> Sealer | None:
+    if encryption is None:
+        return None
+    from dataguardian.core.encryption import Sealer  # noqa: PLC0415 -- 25 MB that a backup in clear can do without
+
+    return Sealer.of(encryption)
 
 
 @dataclass(frozen=True)
@@ -152,6 +173,7 @@ class _Conveyor:
     targets: Targets
     directory: str
     report: Report
+    sealer: Sealer | None = None
     parts: list[PartRecord] = field(default_factory=list)
     streams: list[StreamRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -159,7 +181,7 @@ class _Conveyor:
     _stored_bytes: int = 0
 
     def __enter__(self) -> Self:
-        self._lanes = plan_lanes(self.plan.part_size_bytes)
+        self._lanes = plan_lanes(self.plan.part_size_bytes, encrypted=self.sealer is not None)
         self._pool = BufferPool(self._lanes.buffers, self.plan.part_size_bytes)
         self._threads = ThreadPoolExecutor(self._lanes.in_flight, thread_name_prefix="part")
         self.targets.share(self._lanes.in_flight)
@@ -218,26 +240,34 @@ class _Conveyor:
         )
 
     def _store(self, path: str, piece: _Piece, stored_hash: InOrderHash) -> PartRecord:
-        """Runs in a thread: seals one part, frees its buffer, puts it, and looks at what arrived."""
+        """Runs in a thread: packs one part, frees its buffer, seals and puts it, and looks at what arrived."""
         try:
-            with memoryview(piece.buffer)[: piece.size_bytes] as raw:
-                sealed = seal(raw, self.codec)
+            data, sha256 = self._packed(piece)
+            if self.sealer is not None:
+                data = self.sealer.seal(data)
         except BaseException:
             stored_hash.give_up()
             raise
-        finally:
-            self._pool.release(piece.buffer)
-        stored_hash.update(piece.number, sealed.data)
-        self.targets.put(f"{self.directory}/{path}", sealed.data, sealed.stored_sha256)
+        stored_sha256 = hashlib.sha256(data).hexdigest()
+        stored_hash.update(piece.number, data)
+        self.targets.put(f"{self.directory}/{path}", data, stored_sha256)
         return PartRecord(
             path=path,
             stream=piece.stream,
             offset=piece.offset,
             size_bytes=piece.size_bytes,
-            stored_size_bytes=len(sealed.data),
-            sha256=sealed.sha256,
-            stored_sha256=sealed.stored_sha256,
+            stored_size_bytes=len(data),
+            sha256=sha256,
+            stored_sha256=stored_sha256,
         )
+
+    def _packed(self, piece: _Piece) -> tuple[bytes | bytearray | memoryview, str]:
+        try:
+            with memoryview(piece.buffer)[: piece.size_bytes] as raw:
+                packed = pack(raw, self.codec)
+        finally:
+            self._pool.release(piece.buffer)
+        return packed.data, packed.sha256
 
     def _path(self, piece: _Piece) -> str:
         if piece.number >= artifact.MAX_PARTS:
@@ -245,7 +275,8 @@ class _Conveyor:
                 f"the stream {piece.stream} needs more than {artifact.MAX_PARTS} parts",
                 hint=f"give a --part-size above {format_size(self.plan.part_size_bytes)}",
             )
-        return artifact.part_path(piece.stream, piece.number + 1, self.codec.suffix)
+        suffix = self.codec.suffix + (artifact.PART_SUFFIX if self.sealer else "")
+        return artifact.part_path(piece.stream, piece.number + 1, suffix)
 
     def _tell(self, stream: DumpStream) -> None:
         self.report(
@@ -271,11 +302,13 @@ def _removed_on_failure(targets: Targets, directory: str) -> Iterator[None]:
         raise
 
 
-def _check_arrival(targets: Targets, directory: str, parts: list[PartRecord]) -> None:
+def _check_arrival(targets: Targets, directory: str, parts: list[PartRecord], manifest: Manifest) -> None:
     """One list must equal the names and sizes that were sent."""
     if not parts:
         raise DumpFailedError("the source gave no stream at all", hint="`dataguardian doctor` may tell why")
-    sent = {f"{directory}/{part.path}": part.stored_size_bytes for part in parts}
+    sent = {
+        f"{directory}/{entry.path}": entry.stored_size_bytes for entry in artifact.expected_objects(manifest, parts)
+    }
 
     def check(storage: Storage) -> None:
         held = {entry.path: entry.size_bytes for entry in storage.list(directory)}
@@ -291,6 +324,7 @@ def _check_arrival(targets: Targets, directory: str, parts: list[PartRecord]) ->
 
 def _draft_manifest(plan: BackupPlan, codec: Codec, engine: Engine, conveyor: _Conveyor) -> Manifest:
     """Returns the manifest without times and hashes, which are known only at the very end."""
+    sealer = conveyor.sealer
     return Manifest(
         format=artifact.FORMAT,
         dataguardian_version=__version__,
@@ -308,17 +342,23 @@ def _draft_manifest(plan: BackupPlan, codec: Codec, engine: Engine, conveyor: _C
         compression=codec.name,
         compression_level=codec.level,
         part_size_bytes=plan.part_size_bytes,
-        options={"include": shown(plan.include), "exclude": shown(plan.exclude)},
+        options=_told_options(plan),
         size_bytes=sum(stream.size_bytes for stream in conveyor.streams),
         compressed_size_bytes=sum(stream.stored_size_bytes for stream in conveyor.streams),
         parts=len(conveyor.parts),
         streams=conveyor.streams,
         warnings=conveyor.warnings[:MAX_WARNINGS],
-        how_to_restore=_how_to_restore(conveyor.streams, codec),
+        how_to_restore=how_to_restore(conveyor.streams, codec, sealer.guard if sealer else Guard.NONE),
         parts_sha256=artifact.UNKNOWN,
         checksum=artifact.UNKNOWN,
         manifest_sha256=artifact.UNKNOWN,
     )
+
+
+def _told_options(plan: BackupPlan) -> dict[str, list[str]]:
+    """Returns what the manifest tells of the choice; without streams as before there were any."""
+    streams = {"streams": list(plan.streams)} if plan.streams else {}
+    return {"include": shown(plan.include), "exclude": shown(plan.exclude), **streams}
 
 
 def _check_part_size(part_size_bytes: int) -> None:
@@ -326,19 +366,3 @@ def _check_part_size(part_size_bytes: int) -> None:
         raise UsageError(
             f"a part size of {format_size(part_size_bytes)} is out of bounds", hint="give one from 64KiB to 1GiB"
         )
-
-
-def _how_to_restore(streams: list[StreamRecord], codec: Codec) -> list[str]:
-    """Returns the commands that restore without DataGuardian, to be run in the backup's directory."""
-    lines = ["set -eo pipefail", f"sha256sum -c {artifact.SUMS}"]
-    for stream in streams:
-        names = f"{stream.directory}/[0-9]*{codec.suffix}"
-        parts = f"cat {names}" if stream.parts <= MAX_GLOBBED_PARTS else f"printf '%s\\0' {names} | xargs -0 cat"
-        expand = [] if codec.command == "cat" else [codec.command]
-        lines += [" | ".join([parts, *expand, _grouped(command)]) for command in stream.restore_by_hand[:1]]
-    return lines
-
-
-def _grouped(command: str) -> str:
-    """Returns the command as one that all of a pipe goes to: `a | b && c` would give `c` nothing."""
-    return f"{{ {command}; }}" if set(command) & set("&;|") else command

@@ -15,7 +15,7 @@ from dataguardian.domain.artifact import PartRecord
 from dataguardian.domain.errors import DamagedPartError, IntegrityError, ObjectMissingError, StorageError
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec
-from dataguardian.streams.sealing import check_stored, unseal
+from dataguardian.streams.sealing import Opener, check_stored, unseal
 from dataguardian.streams.split import give_back_big_blocks, plan_lanes
 
 T = TypeVar("T")
@@ -24,7 +24,8 @@ T = TypeVar("T")
 class PartReader:
     """Reads parts of one backup. Use as a context manager; leaving it drops what was fetched ahead.
 
-    `others` hold the same bytes as `storage`. One that does not answer is asked last from then on.
+    `others` hold the same bytes as `storage`; one that does not answer is asked last from then on. `opener` decrypts
+    the parts of an encrypted backup.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class PartReader:
         part_size_bytes: int,
         *,
         others: Sequence[Storage] = (),
+        opener: Opener | None = None,
     ) -> None:
         self._storages = [storage, *others]
         self._lock = Lock()
         self._directory = directory
         self._codec = codec
+        self._opener = opener
         self._ahead = plan_lanes(part_size_bytes).ahead
 
     def __enter__(self) -> Self:
@@ -83,7 +86,7 @@ class PartReader:
         return data
 
     def _raw(self, storage: Storage, part: PartRecord) -> bytes:
-        return unseal(self._fetch(storage, part), part, self._codec)
+        return unseal(self._fetch(storage, part), part, self._codec, self._opener)
 
     def _from_any(self, part: PartRecord, read: Callable[[Storage, PartRecord], bytes]) -> bytes:
         """Returns what the first storage gives that has the part undamaged; raises what the first one raised."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from dataguardian.core.catalog import Backup
 from dataguardian.core.copies import choose_copy
+from dataguardian.core.objects import read_object
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
 from dataguardian.core.targets import check_arrived
 from dataguardian.domain import artifact
-from dataguardian.domain.artifact import PartRecord
+from dataguardian.domain.artifact import PartRecord, SealedObject
 from dataguardian.domain.errors import IntegrityError, ObjectMissingError, StorageError
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import codec_for
@@ -74,6 +75,8 @@ def run_repair(
                 )
             )
     _check_listing(target, backup)
+    for sealed in manifest.objects:
+        _bring_object(storages, target, f"{directory}/{sealed.path}", sealed)
     for name, sha256 in ((artifact.PARTS, manifest.parts_sha256), (artifact.SUMS, manifest.checksum)):
         data = storages[0].get(f"{directory}/{name}", artifact.MAX_PARTS_BYTES)
         _put(target, f"{directory}/{name}", data, sha256)
@@ -93,21 +96,29 @@ class _Copier:
     def bring(self, part: PartRecord) -> bool:
         """Makes the target hold a part; returns whether it had to be copied."""
         path = f"{self.directory}/{part.path}"
-        if self._is_there(path, part):
+        if _is_there(self.target, path, part):
             return False
         self.target.put(path, self.reader.stored(part))
         check_arrived(self.target, path, part.stored_size_bytes, part.stored_sha256)
         return True
 
-    def _is_there(self, path: str, part: PartRecord) -> bool:
-        try:
-            held = self.target.stat(path)
-            if held.size_bytes != part.stored_size_bytes:
-                return False
-            found = held.sha256 or hashlib.sha256(self.target.get(path, part.stored_size_bytes)).hexdigest()
-        except (ObjectMissingError, IntegrityError):
+
+def _is_there(target: Storage, path: str, record: PartRecord | SealedObject) -> bool:
+    try:
+        held = target.stat(path)
+        if held.size_bytes != record.stored_size_bytes:
             return False
-        return found == part.stored_sha256
+        found = held.sha256 or hashlib.sha256(target.get(path, record.stored_size_bytes)).hexdigest()
+    except (ObjectMissingError, IntegrityError):
+        return False
+    return found == record.stored_sha256
+
+
+def _bring_object(storages: Sequence[Storage], target: Storage, path: str, record: SealedObject) -> None:
+    """Makes the target hold an object of an encrypted backup that is no part."""
+    if not _is_there(target, path, record):
+        data = read_object(storages, path, record.stored_size_bytes, record.stored_sha256)
+        _put(target, path, data, record.stored_sha256)
 
 
 def _put(target: Storage, path: str, data: bytes, sha256: str) -> None:
@@ -121,7 +132,8 @@ def _put(target: Storage, path: str, data: bytes, sha256: str) -> None:
 def _check_listing(target: Storage, backup: Backup) -> None:
     """The target must list every part; strangers are for people to look at, and make it no good copy."""
     sizes = {f"{backup.directory}/{part.path}": part.stored_size_bytes for part in backup.parts}
-    records = {f"{backup.directory}/{name}" for name in (artifact.PARTS, artifact.SUMS, artifact.MANIFEST)}
+    names = [artifact.PARTS, artifact.SUMS, artifact.MANIFEST, *(entry.path for entry in backup.manifest.objects)]
+    records = {f"{backup.directory}/{name}" for name in names}
     held = {entry.path: entry.size_bytes for entry in target.list(backup.directory) if entry.path not in records}
     if sizes != held:
         wrong = sorted(path for path in sizes.keys() | held.keys() if sizes.get(path) != held.get(path))

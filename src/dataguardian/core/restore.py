@@ -8,6 +8,7 @@ from typing import Any
 
 from dataguardian.core.catalog import Backup
 from dataguardian.core.copies import choose_copy, missing_everywhere
+from dataguardian.core.keys import NO_KEYS, Keys
 from dataguardian.core.overlap import refuse_self_restore
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
@@ -18,6 +19,7 @@ from dataguardian.domain.errors import DamagedPartError, UsageError
 from dataguardian.engines.base import Engine, RestoreOptions
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import codec_for
+from dataguardian.streams.sealing import Opener
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,27 @@ def run_restore(
     warn: Callable[[str], None] = _to_nobody,
     others: Sequence[Storage] = (),
     checksum: str | None = None,
+    keys: Keys = NO_KEYS,
 ) -> RestoreResult:
     """Restores a backup, or the named streams of it, into the engine's datasource.
 
     `others` are storages that hold the same backup, of `checksum` when that is known: what one of them lacks, or holds
     damaged, comes from another one.
+    `keys` open an encrypted backup.
     `warn` is told, before anything is fetched or touched, what may go wrong; the result's warnings have it too.
-    Raises IntegrityError before or instead of changing the target when anything stored is not what was written.
+    Raises IntegrityError before or instead of changing the target when anything stored is not what was written, and
+    KeyNeededError before the target is looked at when the backup is encrypted and no key opens it.
     """
     clock, options = clock or SystemClock(), options or RestoreOptions()
     started = clock.monotonic()
     backup, storages = choose_copy([storage, *others], directory, checksum=checksum)
     _check_engine(backup.manifest, engine_type)
+    opener: Opener | None = None
+    if backup.manifest.encryption is not None:
+        from dataguardian.core.encryption import unlock  # noqa: PLC0415 -- 25 MB that a backup in clear can do without
+
+        unlocked = unlock(storages, backup, keys)
+        backup, opener = unlocked.backup, unlocked.opener
     chosen = choose_streams(backup.manifest, streams)
     for place in storages:
         refuse_self_restore(engine, place)
@@ -69,7 +80,7 @@ def run_restore(
         warn(caution)
     codec = codec_for(backup.manifest.compression)
     part_size_bytes = backup.manifest.part_size_bytes
-    with PartReader(storages[0], directory, codec, part_size_bytes, others=storages[1:]) as reader:
+    with PartReader(storages[0], directory, codec, part_size_bytes, others=storages[1:], opener=opener) as reader:
         sources = [_Source(backup, stream, reader, report) for stream in chosen]
         engine.restore(iter(sources), options)
     size_bytes = sum(stream.size_bytes for stream in chosen)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dataguardian.core.backup import BackupPlan, BackupResult, run_backup
+from dataguardian.core.keys import EncryptionOptions
 from dataguardian.core.progress import Report, silent
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS, Target, TargetOutcome, Targets, none_took_it
 from dataguardian.domain.errors import CancelledError, DataGuardianError, StorageError
@@ -30,12 +31,15 @@ def back_up(
     report: Report = silent,
     before_publish: Callable[[], None] = _publish_always,
     tell: Tell = lambda _: None,
+    encryption: EncryptionOptions | None = None,
 ) -> BackupResult:
     """Takes one backup to several targets, or to one; raises like `run_backup`. `tell` hears of every way round."""
     if strategy is Strategy.REPLICATE or len(targets) == 1:
         everywhere = Targets(targets, lag_seconds=lag_seconds)
-        return run_backup(plan, engine(), everywhere, report=report, before_publish=before_publish)
-    return _Fallback(plan, engine, report, before_publish, tell).first_of(targets)
+        return run_backup(
+            plan, engine(), everywhere, report=report, before_publish=before_publish, encryption=encryption
+        )
+    return _Fallback(plan, engine, report, before_publish, tell, encryption=encryption).first_of(targets)
 
 
 class _Fallback:
@@ -48,12 +52,15 @@ class _Fallback:
         report: Report,
         before_publish: Callable[[], None],
         tell: Tell,
+        *,
+        encryption: EncryptionOptions | None,
     ) -> None:
         self._plan = plan
         self._engine = engine
         self._report = report
         self._before_publish = before_publish
         self._tell = tell
+        self._encryption = encryption
         self._published = False
 
     def first_of(self, targets: Sequence[Target]) -> BackupResult:
@@ -75,7 +82,14 @@ class _Fallback:
 
     def _run(self, storage: Storage) -> BackupResult:
         try:
-            return run_backup(self._plan, self._engine(), storage, report=self._report, before_publish=self._publish)
+            return run_backup(
+                self._plan,
+                self._engine(),
+                storage,
+                report=self._report,
+                before_publish=self._publish,
+                encryption=self._encryption,
+            )
         except StorageError as error:
             if self._published:  # beyond recall: another dump could not be stopped any more
                 raise

@@ -8,36 +8,53 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dataguardian.core.catalog import Backup, load_backup
+from dataguardian.core.keys import NO_KEYS, Keys
+from dataguardian.core.objects import read_object
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import PartRecord, StreamRecord
-from dataguardian.domain.errors import IntegrityError, ObjectMissingError
+from dataguardian.domain.errors import IntegrityError, KeyNeededError, ObjectMissingError
 from dataguardian.engines.base import StreamValidator
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import codec_for
+from dataguardian.streams.sealing import Opener
 
 MAX_ERRORS = 1000
 
 
 @dataclass
 class VerifyReport:
-    """`errors` says what is wrong, one sentence each; `parts` counts the parts that were read and found good."""
+    """`errors` says what is wrong, one sentence each; `parts` counts the parts that were read and found good.
+
+    `not_checked` is why an encrypted backup was checked at the level `stored` only, although more was asked for.
+    """
 
     directory: str
     level: Literal["stored", "deep"]
     parts: int = 0
     errors: list[str] = field(default_factory=list)
+    not_checked: KeyNeededError | None = None
 
     @property
-    def ok(self) -> bool:
-        return not self.errors
+    def ok(self) -> bool | None:
+        """None when nothing is wrong with what could be checked, and not all could be that was asked for."""
+        if self.errors:
+            return False
+        return None if self.not_checked else True
 
 
 def run_verify(
-    storage: Storage, directory: str, *, validate: StreamValidator | None = None, report: Report = silent
+    storage: Storage,
+    directory: str,
+    *,
+    validate: StreamValidator | None = None,
+    keys: Keys = NO_KEYS,
+    report: Report = silent,
 ) -> VerifyReport:
     """Checks one backup and returns everything that is wrong with it; with `validate` it checks deeply.
+
+    What is encrypted is checked deeply with one of `keys`; without it, as far as that goes, and the report says so.
 
     Raises NotFoundError when there is no such backup, and storage errors other than damage.
     """
@@ -48,9 +65,19 @@ def run_verify(
         outcome.errors.append(error.message)
         return outcome
     outcome.errors += [*sums_problems(storage, backup), *_strangers(storage, backup)]
+    outcome.errors += _object_problems(storage, backup)
+    opener: Opener | None = None
+    if validate is not None and backup.manifest.encryption is not None:
+        try:
+            backup, opener = _unlocked(storage, backup, keys)
+        except KeyNeededError as error:
+            validate, outcome.level, outcome.not_checked = None, "stored", error
+        except IntegrityError as error:
+            validate = None
+            outcome.errors += [] if error.message in outcome.errors else [error.message]
     manifest = backup.manifest
     codec = codec_for(manifest.compression)
-    with PartReader(storage, directory, codec, manifest.part_size_bytes) as reader:
+    with PartReader(storage, directory, codec, manifest.part_size_bytes, opener=opener) as reader:
         check = _Check(backup, reader, outcome, report)
         for stream in manifest.streams:
             if validate is None:
@@ -64,7 +91,7 @@ def run_verify(
 def presence_problems(storage: Storage, backup: Backup) -> Iterator[str]:
     """Yields a sentence for every part that is missing or has the wrong size, without reading any."""
     held = {entry.path: entry.size_bytes for entry in storage.list(backup.directory)}
-    for part in backup.parts:
+    for part in artifact.expected_objects(backup.manifest, backup.parts):
         found = held.get(f"{backup.directory}/{part.path}")
         if found is None:
             yield f"{part.path} is missing"
@@ -86,9 +113,27 @@ def sums_problems(storage: Storage, backup: Backup) -> Iterator[str]:
         yield f"{artifact.SUMS} was damaged or edited: it has grown"
 
 
+def _object_problems(storage: Storage, backup: Backup) -> Iterator[str]:
+    """Yields a sentence for what is wrong with the objects of an encrypted backup that are no parts."""
+    for entry in backup.manifest.objects:
+        path = f"{backup.directory}/{entry.path}"
+        try:
+            read_object([storage], path, entry.stored_size_bytes, entry.stored_sha256)
+        except IntegrityError as error:
+            yield error.message
+
+
+def _unlocked(storage: Storage, backup: Backup, keys: Keys) -> tuple[Backup, Opener]:
+    from dataguardian.core.encryption import unlock  # noqa: PLC0415 -- 25 MB that a backup in clear can do without
+
+    unlocked = unlock([storage], backup, keys)
+    return unlocked.backup, unlocked.opener
+
+
 def _strangers(storage: Storage, backup: Backup) -> Iterator[str]:
     """Nothing may lie there that was not written."""
-    known = {part.path for part in backup.parts} | {artifact.MANIFEST, artifact.PARTS, artifact.SUMS}
+    known = {entry.path for entry in artifact.expected_objects(backup.manifest, backup.parts)}
+    known |= {artifact.MANIFEST, artifact.PARTS, artifact.SUMS}
     for entry in storage.list(backup.directory):
         if entry.path.removeprefix(f"{backup.directory}/") not in known:
             yield f"{entry.path.removeprefix(backup.directory + '/')} does not belong to this backup"

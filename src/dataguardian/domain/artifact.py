@@ -1,4 +1,7 @@
-"""Artifact format 1: what a backup looks like in a storage. docs/format.md is the text for people.
+"""Artifact formats 1 and 2: what a backup looks like in a storage. docs/format.md is the text for people.
+
+Format 2 is format 1 encrypted. It has a number of its own because releases that know only 1 ignore members that they do
+not know: they would take sealed parts for damaged ones.
 
 A backup is one directory. `manifest.json` is written last and makes it exist; its SHA-256 covers its own bytes with the
 64 digits of that hash set to zeros, so that one flipped bit anywhere in it is found.
@@ -13,17 +16,24 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dataguardian.domain.errors import ManifestError, UnsupportedFormatError
 
 FORMAT: Literal[1] = 1
+ENCRYPTED_FORMAT: Literal[2] = 2
 MANIFEST = "manifest.json"
 PARTS = "parts.jsonl"
 SUMS = "SHA256SUMS"
+SEALED: Literal["sealed.json.age"] = "sealed.json.age"
+KEY: Literal["key.age"] = "key.age"
+PART_SUFFIX = ".age"
+FORMATS = (FORMAT, ENCRYPTED_FORMAT)
 MAX_PARTS = 999_999
+MAX_RECIPIENTS = 50
+_SEALED_PART_BYTES = 80
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_PARTS_BYTES = 1024 * 1024 * 1024
 MAX_PART_SIZE_BYTES = 1024 * 1024 * 1024
@@ -56,7 +66,7 @@ class PartRecord(Record):
     offset: Annotated[int, Field(ge=0, lt=2**63, description="of the first raw byte within the stream")]
     size_bytes: Annotated[int, Field(ge=0, le=MAX_PART_SIZE_BYTES, description="raw")]
     stored_size_bytes: Size
-    sha256: Sha256
+    sha256: Annotated[Sha256 | None, Field(description="of the raw bytes; sealed when the backup is encrypted")] = None
     stored_sha256: Sha256
 
 
@@ -69,10 +79,18 @@ class StreamRecord(Record):
     parts: Size
     size_bytes: Size
     stored_size_bytes: Size
-    sha256: Sha256
+    sha256: Annotated[Sha256 | None, Field(description="sealed when the backup is encrypted")] = None
     stored_sha256: Annotated[Sha256, Field(description="of the stored parts, one after the other")]
     metadata: dict[str, Any] = {}
     restore_by_hand: list[str] = []
+
+
+class ExpectedObject(NamedTuple):
+    """A stored object, by its path within the backup's directory."""
+
+    path: str
+    stored_size_bytes: int
+    stored_sha256: str
 
 
 class ToolRecord(Record):
@@ -80,10 +98,33 @@ class ToolRecord(Record):
     version: str
 
 
+class SealedObject(Record):
+    """An object of an encrypted backup that is no part: what clear text must not tell, and a passphrase's key."""
+
+    path: Literal["sealed.json.age", "key.age"]
+    stored_size_bytes: Annotated[int, Field(ge=0, le=MAX_PARTS_BYTES)]
+    stored_sha256: Sha256
+
+
+class Encryption(Record):
+    """For whom every part is sealed: public keys. `key` is the object that a passphrase opens, when there is one."""
+
+    format: Literal["age"]
+    recipients: Annotated[list[str], Field(min_length=1, max_length=MAX_RECIPIENTS)]
+    key: Literal["key.age"] | None
+    objects: Annotated[list[SealedObject], Field(min_length=1, max_length=2)]
+
+    @model_validator(mode="after")
+    def _has_its_objects(self) -> Self:
+        if [found.path for found in self.objects] != ([SEALED, self.key] if self.key else [SEALED]):
+            raise ValueError("its objects are not those that it needs")
+        return self
+
+
 class Manifest(Record):
     """manifest.json. Times are RFC 3339 in UTC; sizes are bytes; no member ever holds a secret."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     dataguardian_version: str
     execution_id: str
     attempt: Annotated[int, Field(ge=1, lt=2**31)]
@@ -98,6 +139,7 @@ class Manifest(Record):
     tools: list[ToolRecord]
     compression: Annotated[str, Field(pattern=r"^(zstd|gzip|lz4|none)$")]
     compression_level: int | None
+    encryption: Encryption | None = None
     part_size_bytes: Annotated[int, Field(gt=0, le=MAX_PART_SIZE_BYTES)]
     options: dict[str, Any]
     size_bytes: Size
@@ -110,10 +152,25 @@ class Manifest(Record):
     checksum: Annotated[Sha256, Field(description="SHA-256 of SHA256SUMS: pins every stored byte")]
     manifest_sha256: Sha256
 
+    @property
+    def objects(self) -> list[SealedObject]:
+        """Returns the objects beside parts and records; none when the backup is not encrypted."""
+        return self.encryption.objects if self.encryption else []
+
+    @property
+    def part_suffix(self) -> str:
+        """Returns what encryption appends to a part's name."""
+        return PART_SUFFIX if self.encryption else ""
+
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Returns the manifest's bytes, with `manifest_sha256` computed; the value that was given is ignored."""
     document = manifest.model_dump(mode="json") | {"manifest_sha256": UNKNOWN}
+    if manifest.encryption is None:
+        del document["encryption"]  # format 1 knows no such member
+    else:
+        for stream in document["streams"]:
+            del stream["sha256"]  # sealed
     text = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
     digest = hashlib.sha256(text).hexdigest().encode()
     return _replace_last_hash(text, digest)
@@ -132,9 +189,10 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         _check_self_hash(data, where)
         manifest = Manifest.model_validate(document)
         _check_times(manifest)
+        _check_encryption(manifest)
     except (ValueError, RecursionError) as error:
         raise ManifestError(
-            f"{where} is not a valid manifest of format {FORMAT}, or it was damaged", hint=_PARTS_HINT, path=where
+            f"{where} is not a valid manifest, or it was damaged", hint=_PARTS_HINT, path=where
         ) from error
     if len({stream.directory for stream in manifest.streams}) != len(manifest.streams):
         raise ManifestError(f"{where} names a stream's directory twice", path=where)
@@ -143,7 +201,9 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
 
 def encode_parts(parts: Iterable[PartRecord]) -> bytes:
     """Returns parts.jsonl: a JSON object per line, in the order of the streams and of their bytes."""
-    return b"".join(json.dumps(part.model_dump(), separators=(",", ":")).encode() + b"\n" for part in parts)
+    return b"".join(
+        json.dumps(part.model_dump(exclude_none=True), separators=(",", ":")).encode() + b"\n" for part in parts
+    )
 
 
 def decode_parts(data: bytes, manifest: Manifest, *, where: str) -> list[PartRecord]:
@@ -169,7 +229,14 @@ def encode_sums(entries: Iterable[tuple[str, str]]) -> bytes:
 
 def expected_sums(manifest: Manifest, parts: Iterable[PartRecord]) -> bytes:
     """Returns the one SHA256SUMS that belongs to these records: every stored object but itself and the manifest."""
-    return encode_sums([*((part.path, part.stored_sha256) for part in parts), (PARTS, manifest.parts_sha256)])
+    pinned = [(entry.path, entry.stored_sha256) for entry in expected_objects(manifest, parts)]
+    return encode_sums([*pinned, (PARTS, manifest.parts_sha256)])
+
+
+def expected_objects(manifest: Manifest, parts: Iterable[PartRecord]) -> list[ExpectedObject]:
+    """Returns everything that a backup stores beside its three records, in the order of SHA256SUMS."""
+    objects = [ExpectedObject(part.path, part.stored_size_bytes, part.stored_sha256) for part in parts]
+    return objects + [ExpectedObject(one.path, one.stored_size_bytes, one.stored_sha256) for one in manifest.objects]
 
 
 def stream_directory(number: int, name: str, kind: str) -> str:
@@ -190,6 +257,11 @@ def slugify(name: str, *, fallback: str = "backup") -> str:
         return slug
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{slug or fallback}-{digest}"
+
+
+def max_sealed_bytes(manifest: Manifest) -> int:
+    """Returns how long the sealed record of this manifest may be, in bytes: a hash per part, and what engines say."""
+    return min(MAX_PARTS_BYTES, manifest.parts * _SEALED_PART_BYTES + MAX_MANIFEST_BYTES)
 
 
 def max_parts_bytes(manifest: Manifest) -> int:
@@ -217,6 +289,17 @@ def _check_times(manifest: Manifest) -> None:
             raise ValueError("a time without its zone")
 
 
+def _check_encryption(manifest: Manifest) -> None:
+    """What format 2 seals must not lie there in clear, and format 1 must have it."""
+    encrypted = manifest.encryption is not None
+    if encrypted != (manifest.format == ENCRYPTED_FORMAT):
+        raise ValueError("the format is not the one that its encryption needs")
+    if any((stream.sha256 is None) != encrypted for stream in manifest.streams):
+        raise ValueError("a hash that is missing, or should be sealed")
+    if any(entry.path == SEALED and entry.stored_size_bytes > max_sealed_bytes(manifest) for entry in manifest.objects):
+        raise ValueError("a sealed record that is longer than any")
+
+
 def _replace_last_hash(data: bytes, digits: bytes) -> bytes:
     match = list(_SELF_HASH.finditer(data))[-1]
     return data[: match.start(1)] + digits + data[match.end(1) :]
@@ -226,9 +309,9 @@ def _refuse_unknown_format(document: object, where: str) -> None:
     found = document.get("format") if isinstance(document, dict) else None
     if not isinstance(found, int):
         raise ManifestError(f"{where} is not a manifest, or it was damaged", hint=_PARTS_HINT, path=where)
-    if found != FORMAT or isinstance(found, bool):
+    if found not in FORMATS or isinstance(found, bool):
         raise UnsupportedFormatError(
-            f"{where} has format {found!r}, and this release reads format {FORMAT} only",
+            f"{where} has format {found!r}, and this release reads formats {FORMAT} and {ENCRYPTED_FORMAT}",
             hint="use the release of DataGuardian that wrote it, or a newer one; or the file was damaged",
             path=where,
         )
@@ -250,6 +333,7 @@ def _check_layout(parts: list[PartRecord], manifest: Manifest, where: str) -> No
     count = dict.fromkeys(streams, 0)
     for part in parts:
         known = part.stream in streams and part.path.startswith(part.stream + "/")
+        known = known and (part.sha256 is None) == (manifest.encryption is not None)
         most = part.size_bytes + part.size_bytes // 64 + MAX_SEALING_BYTES
         fits = part.size_bytes <= manifest.part_size_bytes and part.stored_size_bytes <= most
         if not known or part.offset != raw[part.stream] or not fits:

@@ -44,10 +44,10 @@ class Codec(ABC):
         """Returns one frame that holds `data`."""
 
     @abstractmethod
-    def _expand(self, data: bytes, limit_bytes: int) -> bytes:
+    def _expand(self, data: bytes | bytearray, limit_bytes: int) -> bytes:
         """Decompresses one frame to at most `limit_bytes`; anything else about it raises."""
 
-    def decompress(self, data: bytes, size_bytes: int) -> bytes:
+    def decompress(self, data: bytes | bytearray, size_bytes: int) -> bytes:
         """Returns the frame's content, which must have exactly `size_bytes`; raises DamagedPartError otherwise.
 
         Never allocates more than `size_bytes` and a little, whatever the frame says of itself.
@@ -80,7 +80,7 @@ class Zstd(Codec):
         frame: bytes = self._local.compressor.compress(data)
         return frame
 
-    def _expand(self, data: bytes, limit_bytes: int) -> bytes:
+    def _expand(self, data: bytes | bytearray, limit_bytes: int) -> bytes:
         # The library trusts the size in the frame's header and would allocate it, so it is compared first.
         if zstandard.frame_content_size(data) != limit_bytes:
             raise DamagedPartError("a zstd part announces another size than was recorded")
@@ -112,7 +112,7 @@ class Gzip(Codec):
         frame: bytes = engine.compress(data, level, wbits=31)
         return frame
 
-    def _expand(self, data: bytes, limit_bytes: int) -> bytes:
+    def _expand(self, data: bytes | bytearray, limit_bytes: int) -> bytes:
         expander = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
         raw: bytes = expander.decompress(data, max_length=limit_bytes + 1)
         if not expander.eof or expander.unused_data:
@@ -133,7 +133,7 @@ class Lz4(Codec):
         )
         return frame
 
-    def _expand(self, data: bytes, limit_bytes: int) -> bytes:
+    def _expand(self, data: bytes | bytearray, limit_bytes: int) -> bytes:
         expander = lz4.frame.LZ4FrameDecompressor()
         raw: bytes = expander.decompress(data, max_length=limit_bytes + 1)
         if not expander.eof or expander.unused_data:
@@ -153,8 +153,8 @@ class Stored(Codec):
     def compress(self, data: Data) -> bytes:
         return bytes(data)
 
-    def _expand(self, data: bytes, limit_bytes: int) -> bytes:
-        return data[: limit_bytes + 1]
+    def _expand(self, data: bytes | bytearray, limit_bytes: int) -> bytes:
+        return bytes(data[: limit_bytes + 1])
 
 
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Zstd, Gzip, Lz4, Stored)}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataguardian.domain.artifact import PartRecord
 from dataguardian.domain.errors import CancelledError, DamagedPartError
 from dataguardian.streams.codecs import Codec, Data
 
+Opener = Callable[[bytes], bytes | bytearray]
+"""Decrypts a part; raises DamagedPartError, or KeyNeededError when it was sealed for other keys."""
+
 
 @dataclass(frozen=True)
-class SealedPart:
-    """What goes into the storage, and the two hashes that prove it."""
+class PackedPart:
+    """A compressed part, and the hash of the raw bytes that are in it."""
 
     data: bytes | memoryview
     sha256: str
-    stored_sha256: str
 
 
 class InOrderHash:
@@ -51,9 +54,9 @@ class InOrderHash:
         return self._hash.hexdigest()
 
 
-def seal(raw: Data, codec: Codec) -> SealedPart:
-    data = codec.compress(raw)
-    return SealedPart(data, hashlib.sha256(raw).hexdigest(), hashlib.sha256(data).hexdigest())
+def pack(raw: Data, codec: Codec) -> PackedPart:
+    """Returns what is left to encrypt, if the backup is to be, and to store; `raw` is needed no longer."""
+    return PackedPart(codec.compress(raw), hashlib.sha256(raw).hexdigest())
 
 
 def check_stored(data: bytes, part: PartRecord) -> None:
@@ -66,10 +69,15 @@ def check_stored(data: bytes, part: PartRecord) -> None:
         raise DamagedPartError(f"{part.path} was damaged: its SHA-256 is not the one recorded", path=part.path)
 
 
-def unseal(data: bytes, part: PartRecord, codec: Codec) -> bytes:
-    """Returns the raw bytes after both hashes were checked; raises DamagedPartError."""
-    check_stored(data, part)
+def unseal(held: bytes, part: PartRecord, codec: Codec, opener: Opener | None = None) -> bytes:
+    """Returns the raw bytes after both hashes were checked; raises DamagedPartError.
+
+    `opener` decrypts, and gives less than it gets: what a hostile part may take is bounded before it is read.
+    """
+    check_stored(held, part)
     try:
+        data = held if opener is None else opener(held)
+        del held  # of a part, no more than two shapes are in memory
         raw = codec.decompress(data, part.size_bytes)
     except DamagedPartError as error:
         raise DamagedPartError(f"{part.path}: {error.message}", path=part.path) from error
