@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from urllib.parse import quote
@@ -37,6 +38,21 @@ def test_a_database_comes_back(program: Program, postgres17: PostgresServer, dat
     for secret in (PASSWORD, quote(PASSWORD, safe="")):
         assert secret not in taken.out + taken.err + back.out + back.err
         assert secret.encode() not in stored
+
+
+def test_one_database_of_a_server(program: Program, postgres17: PostgresServer, database: str) -> None:
+    """`--stream` names databases of a whole server; one that is not there ends it, and so does a source that is one."""
+    made = program.backup(postgres17.url(None), "--stream", database)
+    (manifest,) = (program.home / "storage").rglob("manifest.json")
+    assert [stream["name"] for stream in json.loads(manifest.read_text())["streams"]] == ["globals", database]
+    assert program.run("verify", "--deep", made["backup"]).code == 0
+    for source, name, code, words in [
+        (postgres17.url(None), f"{database}*", 5, "has no database"),
+        (postgres17.url(database), database, 2, "backed up whole"),
+    ]:
+        told = program.run("backup", source, program.storage, "--stream", name)
+        assert (told.code, words in told.err) == (code, True), told
+    assert len(program.listed()) == 1
 
 
 def test_a_database_is_replaced_only_when_asked(program: Program, postgres17: PostgresServer, database: str) -> None:

@@ -104,6 +104,21 @@ def test_a_job_keeps_to_its_bandwidth(service: Service) -> None:
     assert job["backup_options"]["bandwidth_limit_mbps"] is None
 
 
+def test_a_job_names_databases(service: Service) -> None:
+    """Only of a datasource that is a whole server; '' takes the names away. No server is asked for it."""
+    thing = service.prepared()
+    told = service.refused(2, "job", "edit", thing.name, "--stream", "shop")
+    assert "backed up whole" in told
+    server = f"{thing.name}-server"
+    service.ok("datasource", "add", server, "postgresql://user@127.0.0.1:1/")
+    job = service.ok("job", "edit", thing.name, "--datasource", server, "--stream", "shop", "--stream", "a*b")
+    assert job["backup_options"]["streams"] == ["shop", "a*b"]
+    assert "named twice" in service.refused(2, "job", "edit", thing.name, "--stream", "a", "--stream", "a")
+    assert "backed up whole" in service.refused(2, "job", "edit", thing.name, "--datasource", thing.name)
+    job = service.ok("job", "edit", thing.name, "--stream", "", "--datasource", thing.name)
+    assert job["backup_options"]["streams"] == []
+
+
 def test_a_run_that_fails_exits_by_its_outcome(service: Service) -> None:
     """The source is gone: the reason is told, and the exit code is that of a backup by hand."""
     thing = service.prepared()

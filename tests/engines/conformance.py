@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -130,6 +131,10 @@ class EngineFixture(ABC):
     def unprivileged(self) -> Sequence[tuple[str, str]]:
         """Returns (address, word) pairs: a user who lacks one of these privileges, and what `check` must name."""
         raise NotImplementedError
+
+    def whole(self, address: str) -> str:
+        """Returns the address of the whole server that has this source, for the same user."""
+        return re.sub(r"^([a-z]+://[^/?]*)(?:/[^?]*)?", r"\1/", address)
 
     def by_ssh(self, address: str, tunnel: str, key_file: str) -> str:
         """Returns the address of the same source through an SSH tunnel."""

@@ -19,9 +19,10 @@ from dataguardian.domain.errors import (
     NotFoundError,
     TargetNotEmptyError,
     UnreachableError,
+    UsageError,
 )
 from dataguardian.domain.urls import parse_url
-from dataguardian.engines.base import DumpOptions, RestoreOptions
+from dataguardian.engines.base import DumpOptions, RestoreOptions, refuse_streams
 from dataguardian.engines.registry import ENGINES, engine_config, engine_document
 from tests.cli.program import Program, running
 from tests.engines.conformance import (
@@ -206,6 +207,30 @@ def test_addresses_and_documents_say_the_same(peer: EngineFixture) -> None:
         password = parse_url(address).password
         if password is not None:
             assert password.get_secret_value() not in config.describe() + json.dumps(masked(config)) + repr(config)
+
+
+@all_engines
+def test_one_source_has_no_databases_to_name(peer: EngineFixture) -> None:
+    """One database, or a folder, is backed up whole; only a server has databases that can be named."""
+    address = peer.empty()
+    with pytest.raises(UsageError, match="backed up whole"):
+        refuse_streams(engine_at(address), ["shop"], address)
+    refuse_streams(engine_at(address), [], address)
+    assert not peer.is_server or engine_at(peer.whole(address)).has_databases
+
+
+@server_engines
+def test_named_databases_of_a_server(peer: EngineFixture) -> None:
+    """Those that are named, by names as they are, and no other; one that is not there ends it before the first byte."""
+    names = tuple(parse_url(address).path[1:] for address in peer.odd()[:2])
+    server = peer.whole(peer.empty())
+    dumped = dump(server, DumpOptions(streams=names))
+    assert {stream.name for stream in dumped} - {"globals"} == set(names)
+    for wrong in ("no-such-database", names[0] + "x", "*", names[0][:-1] + "?"):
+        with pytest.raises(NotFoundError, match="has no database") as caught:
+            dump(server, DumpOptions(streams=(names[0], wrong)))
+        assert repr(wrong) in caught.value.message
+        assert repr(names[0]) in caught.value.message
 
 
 @all_engines

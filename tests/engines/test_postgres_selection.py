@@ -141,6 +141,8 @@ def test_databases_of_a_server(fresh_postgres: Callable[[int], PostgresServer]) 
         return {stream.name: stream.data.count(b"CREATE TABLE ") for stream in streams}
 
     both = 2
+    with pytest.raises(UsageError, match="'shop' is named, and the patterns leave it out"):
+        dump(server.url(), DumpOptions(exclude=("sh*",), streams=("shop",)))
     assert tables(("shop",), ()) == {"globals": 0, "shop": both}
     assert tables(("shop.audit", "test_*"), ("test_2",)) == {"globals": 0, "shop": 1, "test_1": both}
     assert tables(('"a.b"', "shop"), ("shop.audit.log",)) == {"globals": 0, "a.b": both, "shop": 1}

@@ -364,6 +364,14 @@ def test_a_whole_server(double: TdsDouble, source: Database) -> None:
     assert set(double.databases) == {"master", "source", "sec ond"}
 
 
+def test_named_databases_of_a_server(double: TdsDouble, source: Database) -> None:
+    """Only those that are named; one that is not there ends it, and those that are there are told."""
+    double.databases["sec ond"] = Database(views=dict(source.views) | {"tables": [], "views": [], "objects": []})
+    assert [one.name for one in dump(address_of(double), DumpOptions(streams=("sec ond",)))] == ["sec ond"]
+    with pytest.raises(NotFoundError, match=r"no database 'sec\*' to back up; it has 'sec ond', 'source'"):
+        dump(address_of(double), DumpOptions(streams=("source", "sec*")))
+
+
 def test_a_session_by_hand(double: TdsDouble, source: Database) -> None:
     """The stream becomes a script for sqlcmd by the command that the manifest names."""
     [stream] = dump(address_of(double, "source"))

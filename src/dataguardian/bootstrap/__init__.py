@@ -125,6 +125,7 @@ def plan_backup(
     part_size_bytes: int = DEFAULT_PART_SIZE_BYTES,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    streams: Iterable[str] = (),
 ) -> BackupPlan:
     """Returns the plan of a new execution; raises UsageError for text that a manifest cannot hold."""
     if name is not None and (not name.strip() or _NO_TEXT.search(name)):
@@ -142,9 +143,10 @@ def plan_backup(
             part_size_bytes=part_size_bytes,
             include=tuple(include),
             exclude=tuple(exclude),
+            streams=tuple(dict.fromkeys(streams)),
         )
     except ValidationError as error:
-        raise UsageError("--name, --include and --exclude must be valid UTF-8 text") from error
+        raise UsageError("--name, --include, --exclude and --stream must be valid UTF-8 text") from error
 
 
 def deep_validator(backup: StoredBackup) -> StreamValidator:

@@ -52,6 +52,10 @@ def backup(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Not what matches (files). May be repeated.")
     ] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATABASE", help="Only this database of a whole server. May be repeated."),
+    ] = None,
     also: Annotated[
         list[str] | None, typer.Option(metavar="STORAGE", help="A further storage. May be repeated.")
     ] = None,
@@ -84,6 +88,7 @@ def backup(
         part_size_bytes=part_size_bytes,
         include=include or (),
         exclude=exclude or (),
+        streams=stream or (),
     )
     with stoppable("nothing of this backup was left in the storage"):
         with watch("backing up", quiet=json, cumulative=True) as progress:

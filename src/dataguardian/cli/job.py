@@ -58,6 +58,12 @@ Level = Annotated[int | None, typer.Option(help="Compression level, as for `data
 PartSize = Annotated[str | None, typer.Option(metavar="SIZE", help="Raw bytes per stored part, whole MiB (16MiB).")]
 Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only what matches (files). May be repeated.")]
 Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not what matches (files). May be repeated.")]
+Streams = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stream", metavar="DATABASE", help="Only this database of a whole server. May be repeated; '' for all."
+    ),
+]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout-minutes", metavar="MINUTES", min=0, help="End a run that takes longer; 0: never."),
@@ -109,6 +115,7 @@ def add(
     part_size: PartSize = None,
     include: Include = None,
     exclude: Exclude = None,
+    stream: Streams = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
     bandwidth_limit: BandwidthLimit = None,
@@ -134,6 +141,7 @@ def add(
         part_size=part_size,
         include=include,
         exclude=exclude,
+        stream=stream,
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
         bandwidth_limit=bandwidth_limit,
@@ -167,6 +175,7 @@ def edit(
     part_size: PartSize = None,
     include: Include = None,
     exclude: Exclude = None,
+    stream: Streams = None,
     timeout_minutes: Timeout = None,
     stall_minutes: Stall = None,
     bandwidth_limit: BandwidthLimit = None,
@@ -192,6 +201,7 @@ def edit(
         part_size=part_size,
         include=include,
         exclude=exclude,
+        stream=stream,
         timeout_minutes=timeout_minutes,
         stall_minutes=stall_minutes,
         bandwidth_limit=bandwidth_limit,
@@ -319,6 +329,7 @@ def _options(
     part_size: str | None,
     include: list[str] | None,
     exclude: list[str] | None,
+    stream: list[str] | None,
     timeout_minutes: float | None,
     stall_minutes: float | None,
     bandwidth_limit: float | None,
@@ -329,6 +340,7 @@ def _options(
         "part_size_mb": None if part_size is None else _whole_mb(part_size),
         "include": include,
         "exclude": exclude,
+        "streams": None if stream is None else [name for name in stream if name],
         "timeout_minutes": timeout_minutes,
         "stall_minutes": stall_minutes,
     }

@@ -25,6 +25,7 @@ from dataguardian.core.safekeeping import (
 )
 from dataguardian.core.scheduling import next_run
 from dataguardian.core.secrets import keep_masked
+from dataguardian.core.streams import check_streams
 from dataguardian.core.threads import in_thread
 from dataguardian.core.vault import Vault
 from dataguardian.db.broken import Rule, broken_rule
@@ -209,6 +210,7 @@ class Jobs:
         options = valid(BackupOptions, fields.get("backup_options") or {})
         row.backup_options = await sealed(session, options, self._context.vault, owner_of(row))
         await check_targets(session, row.storage_location_id, row.backup_options)
+        await check_streams(session, row.datasource_id, options.streams, self._context.vault)
         return await self._log.created(session, await _insert(JobRepository(session), row))
 
     async def update(self, row_id: uuid.UUID, fields: Mapping[str, Any]) -> BackupJob:
@@ -233,6 +235,10 @@ class Jobs:
             if "backup_options" in changed or "storage_location_id" in changed:
                 own = changed.get("storage_location_id", row.storage_location_id)
                 await check_targets(session, own, changed.get("backup_options", row.backup_options))
+            if "backup_options" in changed or "datasource_id" in changed:
+                source = changed.get("datasource_id", row.datasource_id)
+                streams = changed.get("backup_options", row.backup_options).get("streams", ())
+                await check_streams(session, source, streams, self._context.vault)
             plan = (row.schedule_cron, row.schedule_timezone, row.enabled)
             await _change(session, row, changed, _JOB_FIELDS, now)
             if plan != (row.schedule_cron, row.schedule_timezone, row.enabled):

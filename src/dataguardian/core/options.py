@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES
 from dataguardian.core.secrets import revealed
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS
+from dataguardian.core.texts import Text
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.sizes import MIB
 from dataguardian.domain.states import Strategy
@@ -18,10 +19,14 @@ from dataguardian.streams.codecs import codec_for
 
 MOST_MINUTES = 366 * 24 * 60
 MOST_TARGETS = 9
+MOST_STREAMS = 10_000
+DatabaseName = Annotated[Text, Field(min_length=1, max_length=1000)]
 
 
 class BackupOptions(BaseModel):
     """`timeout_minutes` and `stall_minutes` of 0 mean no limit.
+
+    `streams` are databases of a datasource that is a whole server, by their names as they are; none is all of them.
 
     `bandwidth_limit_mbps` (10^6 bits per second, to each storage location on its own) comes on top of a location's own
     limit: the lower one counts.
@@ -38,6 +43,7 @@ class BackupOptions(BaseModel):
     part_size_mb: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_PART_SIZE_BYTES // MIB
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    streams: Annotated[tuple[DatabaseName, ...], Field(max_length=MOST_STREAMS)] = ()
     timeout_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 0
     stall_minutes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 60
     bandwidth_limit_mbps: BandwidthLimit | None = None
@@ -51,6 +57,13 @@ class BackupOptions(BaseModel):
         if len(set(targets)) != len(targets):
             raise ValueError("a storage location is named twice")
         return targets
+
+    @field_validator("streams")
+    @classmethod
+    def _each_once(cls, streams: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(streams)) != len(streams):
+            raise ValueError("a database is named twice")
+        return streams
 
     @model_validator(mode="after")
     def _level_exists(self) -> Self:

@@ -20,12 +20,15 @@ Obligations, held by the conformance suite:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
+from dataguardian.domain.errors import NotFoundError, UsageError
 from dataguardian.registry import Adapter, AdapterConfig
+
+_SHOWN_NAMES = 20
 
 CheckStatus = Literal["ok", "timeout", "auth_failed", "unreachable", "error"]
 
@@ -48,10 +51,14 @@ class ToolVersion:
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """What to dump. Patterns are gitignore-like and only mean something to engines that say so."""
+    """What to dump. Patterns are gitignore-like and only mean something to engines that say so.
+
+    `streams` are databases of a whole server, by their names as they are; () is all of them.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
 
 
 def _swap_at_will() -> None:
@@ -152,6 +159,14 @@ class Engine(ABC):
         """The absolute local path of what is dumped and restored; None for a server."""
         return None
 
+    @property
+    def has_databases(self) -> bool:
+        """Tells whether this is a whole server, of whose databases `DumpOptions.streams` may name some.
+
+        An engine that says so begins `dump` with `named_databases`. Only the configuration decides.
+        """
+        return False
+
     def reads(self, path: str, options: DumpOptions) -> bool:  # noqa: ARG002 -- for engines that know patterns
         """Tells whether a dump would read the file at `path`, relative to `local_path`, which need not exist yet."""
         return True
@@ -200,6 +215,40 @@ class Engine(ABC):
     @abstractmethod
     def tools(self) -> list[ToolVersion]:
         """The client programs that `dump` used, with versions; known after `dump` began."""
+
+
+def named_databases(names: Iterable[str], options: DumpOptions, place: str) -> list[str]:
+    """Returns those of a server's databases that are to be dumped; raises NotFoundError for one that is not there."""
+    there = list(names)
+    if not options.streams:
+        return there
+    lacking = [name for name in options.streams if name not in there]
+    if lacking:
+        shown = ", ".join(map(repr, there[:_SHOWN_NAMES])) + (", …" if len(there) > _SHOWN_NAMES else "")
+        raise NotFoundError(
+            f"{place} has no database {lacking[0]!r} to back up; it has {shown or 'none'}",
+            hint="streams are names of databases as they are, not patterns; upper case counts",
+        )
+    return [name for name in there if name in options.streams]
+
+
+def refuse_left_out(options: DumpOptions, chosen: Collection[str]) -> None:
+    """Raises UsageError when patterns leave out a database that was named."""
+    for name in options.streams:
+        if name not in chosen:
+            raise UsageError(
+                f"database {name!r} is named, and the patterns leave it out",
+                hint="take it away from the streams, or change include and exclude",
+            )
+
+
+def refuse_streams(engine: Engine, streams: Sequence[str], source: str) -> None:
+    """Raises UsageError when streams are named of a source that has no several databases."""
+    if streams and not engine.has_databases:
+        raise UsageError(
+            f"{source} is one thing and is backed up whole: no streams of it can be named",
+            hint="streams are databases of a source that is a whole server: an address without a database",
+        )
 
 
 class StreamValidator(Protocol):

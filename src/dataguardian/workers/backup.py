@@ -100,6 +100,7 @@ def _task(claim: Claim, vault: Vault) -> tuple[Task, BackupOptions]:
         part_size_bytes=options.part_size_bytes,
         include=options.include,
         exclude=options.exclude,
+        streams=options.streams,
         directory=claim.directory,
     )
     order = BackupOrder(

@@ -16,6 +16,7 @@ from dataguardian.engines.base import (
     RestoreOptions,
     RestoreStream,
     ToolVersion,
+    named_databases,
 )
 from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig
@@ -52,6 +53,10 @@ class MongoEngine(Engine):
         self._tools: list[ToolVersion] = []
         self._warnings: list[str] = []
 
+    @property
+    def has_databases(self) -> bool:
+        return self._config.database is None
+
     def check(self) -> ProbeResult:
         return probe(self._server, self._config.database)
 
@@ -60,7 +65,7 @@ class MongoEngine(Engine):
             raise UsageError("a MongoDB backup takes no --include or --exclude: it is the whole database")
         with self._server.connect(error=DumpFailedError) as link:
             self.server_version = link.version
-            names = self._names(link)
+            names = self._names(link, options)
             tools = self._mongodump()
             yield from self._by_mongodump(link, names, tools) if tools else self._by_driver(link, names)
 
@@ -92,10 +97,12 @@ class MongoEngine(Engine):
     def tools(self) -> list[ToolVersion]:
         return list(self._tools)
 
-    def _names(self, link: Link) -> list[str]:
-        """Returns the databases that the address means; raises NotFoundError or NotAllowedError."""
+    def _names(self, link: Link, options: DumpOptions | None = None) -> list[str]:
+        """Returns the databases that address and options mean; raises NotFoundError or NotAllowedError."""
         wanted = self._config.database
-        names = link.databases() if wanted is None else [wanted]
+        names = [wanted] if wanted is not None else link.databases()
+        if wanted is None and options is not None:
+            names = named_databases(names, options, f"the server at {self._server.place}")
         if missing := missing_privileges(link, names):
             raise NotAllowedError(
                 f"the user at {self._server.place} lacks {missing[0]}",

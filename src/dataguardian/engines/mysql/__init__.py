@@ -33,6 +33,8 @@ from dataguardian.engines.base import (
     RestoreOptions,
     RestoreStream,
     ToolVersion,
+    named_databases,
+    refuse_left_out,
 )
 from dataguardian.engines.mysql.config import (
     MariadbConfig,
@@ -106,6 +108,10 @@ class MysqlEngine(Engine):
         self._server = Server(config)
         self._program: DumpProgram | None = None
 
+    @property
+    def has_databases(self) -> bool:
+        return self._config.database is None
+
     def check(self) -> ProbeResult:
         return within(PROBE_LIMIT_SECONDS, self._checked)
 
@@ -123,11 +129,13 @@ class MysqlEngine(Engine):
                 return
             with self._connect() as session:
                 names, warnings = _databases(session)
+                names = named_databases(names, options, f"the server at {self._server.place}")
+                names = [name for name in names if _is_chosen(name, options)]
+                refuse_left_out(options, names)
                 self._expect_privileges(session, None)
                 yield carried(self._config, self._dump_of_globals(session, warnings))
             for name in names:
-                if _is_chosen(name, options):
-                    yield carried(self._config, self._dump_of(name, endpoint, DumpOptions()))
+                yield carried(self._config, self._dump_of(name, endpoint, DumpOptions()))
 
     def prepare_restore(self, streams: Iterable[tuple[str, str]], options: RestoreOptions) -> None:
         targets = self._targets(list(streams))

@@ -28,6 +28,8 @@ from dataguardian.engines.base import (
     RestoreStream,
     StoredStream,
     ToolVersion,
+    named_databases,
+    refuse_left_out,
 )
 from dataguardian.engines.network import carried, reached, within
 from dataguardian.engines.postgres.config import PostgresConfig, child_environment
@@ -78,6 +80,10 @@ class PostgresEngine(Engine):
         self._server = Server(config)
         self._tools: list[ToolVersion] = []
 
+    @property
+    def has_databases(self) -> bool:
+        return self._config.database is None
+
     def check(self) -> ProbeResult:
         return within(LIMIT_SECONDS, lambda: probe(self._server))
 
@@ -88,6 +94,7 @@ class PostgresEngine(Engine):
                 yield carried(self._config, self._dump_of(self._config.database, environment, options))
                 return
             chosen = databases_of(self._databases(options), options)
+            refuse_left_out(options, chosen)
             yield carried(self._config, self._dump_of_globals(environment))
             for name, inside in chosen.items():
                 yield carried(self._config, self._dump_of(name, environment, inside))
@@ -190,14 +197,16 @@ class PostgresEngine(Engine):
         """Raises NotAllowedError for one of those that `options` choose, if it may not be connected to."""
         with self._server.connect(self._server.maintenance_database(), error=DumpFailedError) as connection:
             rows = connection.execute(_DATABASES).fetchall()
-        wanted = databases_of([name for name, _ in rows], options or DumpOptions())
+        options = options or DumpOptions()
+        names = named_databases([name for name, _ in rows], options, f"the server at {self._server.place}")
+        wanted = databases_of(names, options)
         for name, may_connect in rows:
             if not may_connect and name in wanted:
                 raise NotAllowedError(
                     f"the connecting role may not connect to database {name!r} at {self._server.place}",
                     hint="back up a cluster as a superuser, or each database by its own address",
                 )
-        return [name for name, _ in rows]
+        return names
 
     def _targets(self, streams: list[tuple[str, str]]) -> list[str]:
         """Returns the databases that the streams would become; raises UsageError when they do not fit the address."""

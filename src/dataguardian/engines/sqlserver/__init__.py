@@ -30,6 +30,7 @@ from dataguardian.engines.base import (
     RestoreOptions,
     RestoreStream,
     ToolVersion,
+    named_databases,
 )
 from dataguardian.engines.network import carried
 from dataguardian.engines.sqlserver.config import SqlServerConfig
@@ -64,6 +65,10 @@ class SqlServerEngine(Engine):
 
         return Server(self._config)
 
+    @property
+    def has_databases(self) -> bool:
+        return self._config.database is None
+
     def check(self) -> ProbeResult:
         """A server may take each of its answers to the limit of time, so the whole runs beside a clock."""
         answers: list[ProbeResult] = []
@@ -75,7 +80,7 @@ class SqlServerEngine(Engine):
     def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
         if options.include or options.exclude:
             raise UsageError("a SQL Server backup takes no --include or --exclude: it is the whole database")
-        names, left_out = self._sources()
+        names, left_out = self._sources(options)
         program = self._program()
         if program is not None:
             self._tools = [ToolVersion("sqlpackage", program.version)]
@@ -145,7 +150,7 @@ class SqlServerEngine(Engine):
                 require_rights(session, name)
             return facts_of(session, whole_server=self._config.database is None)
 
-    def _sources(self) -> tuple[list[str], list[str]]:
+    def _sources(self, options: DumpOptions | None = None) -> tuple[list[str], list[str]]:
         """Returns the databases to dump, and what is to be said of those that are left out."""
         from dataguardian.engines.sqlserver.probing import version_of  # noqa: PLC0415 -- see above
         from dataguardian.engines.sqlserver.server import MASTER  # noqa: PLC0415 -- see above
@@ -160,6 +165,8 @@ class SqlServerEngine(Engine):
         rows = [row for row in rows if row["name"] not in _SYSTEM_DATABASES and not row.get("source_database_id")]
         open_ones = [row["name"] for row in rows if row.get("state") in (0, None)]
         left_out = ["logins, jobs and settings of the server are not in this backup: its databases are"]
+        if options is not None and options.streams:
+            return named_databases(sorted(open_ones), options, f"the server at {self._server.place}"), left_out
         left_out += [
             f"database {row['name']!r} is {row.get('state_desc', 'not online')} and is not in this backup"
             for row in rows
