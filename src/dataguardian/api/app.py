@@ -14,14 +14,17 @@ from dataguardian.api import errors
 from dataguardian.api.access import Access, declared, requires
 from dataguardian.api.gate import Gate
 from dataguardian.api.routes import (
+    audit,
     backup_jobs,
     configuration,
     datasources,
     executions,
     health,
     notifications,
+    session,
     storage_locations,
     system,
+    users,
     work,
 )
 from dataguardian.api.schemas.common import ErrorOut
@@ -42,6 +45,12 @@ ROUTERS = (
     notifications.router,
     system.router,
     configuration.router,
+    audit.router,
+    session.setup,
+    session.router,
+    session.account,
+    users.users,
+    users.tokens,
     health.probes,
     document,
 )

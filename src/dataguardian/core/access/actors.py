@@ -5,7 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from dataguardian.db.accounts import ApiToken, User
+from dataguardian.db.repositories.definitions import DatasourceRepository
 from dataguardian.domain.access import GRANTED, Actor, ActorKind, Permission, Role
 from dataguardian.domain.errors import UsageError
 
@@ -63,6 +66,12 @@ def checked_limit(role: Role, limit: Iterable[uuid.UUID] | None) -> list[str] | 
             "an administrator cannot be limited to some datasources", hint="choose the role operator or viewer"
         )
     return sorted(str(datasource_id) for datasource_id in set(limit))
+
+
+async def check_datasources(session: AsyncSession, limit: Limit) -> None:
+    """Raises NotFoundError for a limit to a datasource that is not there."""
+    for datasource_id in limit or ():
+        await DatasourceRepository(session).get(datasource_id)
 
 
 def _permissions(stored: Iterable[str]) -> frozenset[Permission]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -25,13 +25,22 @@ from dataguardian.core.access.throttle import (
     network_of,
     refuse,
 )
+from dataguardian.core.access.told import tell_user
 from dataguardian.core.access.totp import matching_step, plain_code
 from dataguardian.core.access.users import totp_purpose
+from dataguardian.core.audit import record
 from dataguardian.core.context import Context
+from dataguardian.core.refusals import Refusals, unknown
 from dataguardian.db.accounts import SignIn, User
 from dataguardian.db.repositories.accounts import SignInRepository, UserRepository
 from dataguardian.domain.access import Actor
-from dataguardian.domain.errors import ForbiddenError, NotFoundError, SecretUnreadableError, UnauthenticatedError
+from dataguardian.domain.errors import (
+    ForbiddenError,
+    NotFoundError,
+    SecretUnreadableError,
+    TooManyAttemptsError,
+    UnauthenticatedError,
+)
 from dataguardian.domain.ids import new_id
 
 IDLE = timedelta(hours=12)
@@ -86,8 +95,9 @@ class _Attempt:
 
 
 class Sessions:
-    def __init__(self, context: Context, passwords: Passwords, known: Known) -> None:
+    def __init__(self, context: Context, passwords: Passwords, known: Known, refusals: Refusals) -> None:
         self._context = context
+        self._refusals = refusals
         self._passwords = passwords
         self._known = known
         self._names = Throttle(context.clock, FREE_FOR_NAME)
@@ -104,11 +114,16 @@ class Sessions:
         TooManyAttemptsError before anything is looked at.
         """
         began = asyncio.get_running_loop().time()
-        attempt = await self._admitted(name_of(name)[:MOST_NAME], address)
+        try:
+            attempt = await self._admitted(name_of(name)[:MOST_NAME], address)
+        except TooManyAttemptsError:
+            self._note(address, None, "too many attempts")
+            raise
         user = await self._proven(attempt, password, code or "")
-        session = None if user is None else await self._begin(user, code or "", address, agent)
+        session = None if user is None else await self._begin(attempt, user, code or "", agent)
         if session is None:
             await self._failed(attempt)
+            self._note(address, attempt.user, "wrong name, password or code")
             await _pace(began)
             raise UnauthenticatedError(
                 "the name, the password or the code is not right",
@@ -151,6 +166,7 @@ class Sessions:
     async def sign_out(self, session_id: uuid.UUID) -> None:
         async with self._context.db.write() as session:
             await SignInRepository(session).delete(session_id)
+            await record(session, self._context.clock, "session.delete", "session", session_id)
         self._known.forget()
 
     async def of_user(self, user_id: uuid.UUID) -> Sequence[SignIn]:
@@ -167,12 +183,15 @@ class Sessions:
             if row.user_id != user_id:
                 raise NotFoundError(f"there is no session {session_id}", hint="a list shows what there is")
             await SignInRepository(session).delete(session_id)
+            await record(session, self._context.clock, "session.delete", "session", session_id)
         self._known.forget()
 
     async def end_all(self, user_id: uuid.UUID) -> int:
         """Ends every session of a user; returns how many there were."""
         async with self._context.db.write() as session:
             ended = await SignInRepository(session).end_all(user_id)
+            changes = {"sessions": [ended, 0]}
+            await record(session, self._context.clock, "session.delete", "user", user_id, changes=changes)
         self._known.forget()
         return ended
 
@@ -244,7 +263,7 @@ class Sessions:
                 raise UnauthenticatedError("this user has changed meanwhile", hint="sign in again")
             return await self._add(session, user, address, agent)
 
-    async def _begin(self, proven: User, code: str, address: str | None, agent: str) -> Session | None:
+    async def _begin(self, attempt: _Attempt, proven: User, code: str, agent: str) -> Session | None:
         """Begins the session and spends the code, unless something has changed since the password was looked at."""
         now = self._context.clock.now()
         async with self._context.db.write() as session:
@@ -255,9 +274,16 @@ class Sessions:
             step, recovery = spent
             user.totp_last_step = user.totp_last_step if step is None else step
             user.recovery_codes = [stored for stored in user.recovery_codes if stored != recovery]
-            user.failed_sign_ins, user.locked_until = 0, None
+            if attempt.is_shared:  # what others do elsewhere is not forgotten because somebody signs in at home
+                user.failed_sign_ins, user.locked_until = 0, None
             user.last_sign_in_at = user.updated_at = now
-            return await self._add(session, user, address, agent)
+            await tell_user(session, self._context.clock, "session.create", user, {}, actor=_as(user, attempt.address))
+            return await self._add(session, user, attempt.address, agent)
+
+    def _note(self, address: str | None, user: User | None, reason: str) -> None:
+        """Has a refused sign-in told. A name that nobody has is not: it may be a password in the wrong field."""
+        who = unknown(address, user.name) if user else unknown(address)
+        self._refusals.note("session.refused", actor=who, changes={"reason": [None, reason]})
 
     @staticmethod
     async def _still(session: AsyncSession, proven: User) -> User | None:
@@ -294,8 +320,8 @@ class Sessions:
             user = await UserRepository(session).find_locked(attempt.user.id)
             if user is not None:
                 user.failed_sign_ins = max(user.failed_sign_ins, attempts)
-                self._written.add(attempt.key)
                 user.locked_until = now + timedelta(seconds=pause) if pause > 0 else None
+        self._written.add(attempt.key)
 
     async def _load(self, hashed: str) -> SignedIn | None:
         async with self._context.db.read() as session:
@@ -314,6 +340,10 @@ def csrf_of(secret: str) -> str:
 def printable(text: str) -> str:
     """Returns what can be stored and shown of a text that a stranger has sent."""
     return "".join(character for character in text if character.isprintable())
+
+
+def _as(user: User, address: str | None) -> Actor:
+    return replace(of_user(user), address=address)
 
 
 async def _pace(began: float) -> None:

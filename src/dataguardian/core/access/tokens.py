@@ -10,16 +10,23 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dataguardian.core.access.actors import Limit, checked_limit, of_token
+from dataguardian.core.access.actors import Limit, check_datasources, checked_limit, of_token
 from dataguardian.core.access.known import Known
 from dataguardian.core.access.texts import SHOWN_CHARACTERS, TOKEN_PREFIX, hash_of, is_secret, new_secret, same
+from dataguardian.core.access.told import tell_token
 from dataguardian.db.accounts import ApiToken, User
 from dataguardian.db.repositories.accounts import TokenRepository, UserRepository
 from dataguardian.db.repositories.base import Page
 from dataguardian.db.session import Database
-from dataguardian.domain.access import GRANTED, Actor, Permission, Role
+from dataguardian.domain.access import GRANTED, Actor, ActorKind, Permission, Role
 from dataguardian.domain.clock import Clock
-from dataguardian.domain.errors import CatalogUnavailableError, UnauthenticatedError, UsageError
+from dataguardian.domain.errors import (
+    CatalogUnavailableError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthenticatedError,
+    UsageError,
+)
 from dataguardian.domain.ids import new_id
 
 LOCAL_TOKEN = "local-token"  # noqa: S105 -- a file's name
@@ -27,6 +34,7 @@ USED_SECONDS = 60.0
 """Uses are written at most so often per token."""
 LOCAL_SECONDS = 0.15
 """How long the local token waits for a catalogue that hangs: whoever holds it may then see what is wrong."""
+NOBODY = uuid.UUID(int=0)
 _KEPT_LOCAL = timedelta(days=30)
 
 REFUSED = "this token is not valid: it is unknown, expired or revoked"
@@ -73,7 +81,9 @@ class Tokens:
         async with self._db.write() as session:
             if user_id is not None:
                 await UserRepository(session).get(user_id)
+            await check_datasources(session, datasource_ids)
             await TokenRepository(session).add(row)
+            await tell_token(session, self._clock, "token.create", row)
         return row, secret
 
     async def page(self, page: int, limit: int, *, user_id: uuid.UUID | None = None) -> Page[ApiToken]:
@@ -82,6 +92,57 @@ class Tokens:
         where += [ApiToken.user_id == user_id] if user_id is not None else []
         async with self._db.read() as session:
             return await TokenRepository(session).page(*where, page=page, limit=limit)
+
+    async def create_for(
+        self,
+        actor: Actor,
+        *,
+        name: str,
+        role: Role,
+        permissions: Iterable[Permission] | None = None,
+        datasource_ids: Limit = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiToken, str]:
+        """Does the same for somebody, whose token it becomes: it may never do more than its maker, nor live longer.
+
+        Raises ForbiddenError besides: for more, and for tokens that make tokens, unless they are an administrator's.
+        """
+        if actor.kind is ActorKind.TOKEN and not actor.may(Permission.ADMINISTER):
+            raise ForbiddenError("a token does not make tokens", hint="sign in, or ask an administrator")
+        scope = GRANTED[role] if permissions is None else frozenset(permissions)
+        limit = actor.datasources if datasource_ids is None else datasource_ids
+        if not scope <= actor.permissions or (
+            actor.datasources is not None and not (limit or frozenset()) <= actor.datasources
+        ):
+            raise ForbiddenError(
+                f"{actor.name} cannot make a token that may do more than {actor.name}",
+                hint="choose a smaller role or scope, and datasources within your own limit",
+            )
+        if actor.kind is ActorKind.TOKEN and actor.id is not None:
+            ends = (await self.get(actor.id)).expires_at
+            expires_at = ends if expires_at is None else min(expires_at, ends or expires_at)
+        return await self.create(
+            name=name,
+            role=role,
+            permissions=permissions,
+            datasource_ids=limit,
+            expires_at=expires_at,
+            user_id=actor.user_id,
+        )
+
+    async def page_for(self, actor: Actor, page: int, limit: int) -> Page[ApiToken]:
+        """Returns everybody's tokens to those who administer, their own ones to others."""
+        if actor.may(Permission.ADMINISTER):
+            return await self.page(page, limit)
+        return await self.page(page, limit, user_id=actor.user_id or NOBODY)
+
+    async def revoke_for(self, actor: Actor, token_id: uuid.UUID) -> ApiToken:
+        """Ends anybody's token for those who administer, their own ones for others. Raises NotFoundError."""
+        row = await self.get(token_id)
+        is_own = token_id == actor.id or (row.user_id is not None and row.user_id == actor.user_id)
+        if not actor.may(Permission.ADMINISTER) and not is_own:
+            raise NotFoundError(f"there is no token {token_id}", hint="a list shows what there is", id=str(token_id))
+        return await self.revoke(token_id)
 
     async def get(self, token_id: uuid.UUID) -> ApiToken:
         """Raises NotFoundError."""
@@ -95,6 +156,7 @@ class Tokens:
             row = await TokenRepository(session).locked(token_id)
             if row.revoked_at is None:
                 row.revoked_at = row.updated_at = now
+                await tell_token(session, self._clock, "token.revoke", row)
         if self._local is not None and self._local[1].id == token_id:
             self._local = None
         self._known.forget()

@@ -14,7 +14,9 @@ from dataguardian.core.access.known import Known
 from dataguardian.core.access.names import checked_name
 from dataguardian.core.access.passwords import Passwords, checked_password
 from dataguardian.core.access.texts import hash_of
+from dataguardian.core.access.told import ANEW, seen, tell_change, tell_user
 from dataguardian.core.access.totp import matching_step, new_recovery_codes, new_totp_secret, plain_code, uri_of
+from dataguardian.core.audit import diff
 from dataguardian.core.context import Context
 from dataguardian.db.accounts import User
 from dataguardian.db.repositories.accounts import SignInRepository, UserRepository
@@ -72,7 +74,9 @@ class Users:
                 raise ConflictError("there is an administrator already", hint="sign in")
             if await users.by_name(name) is not None:
                 raise ConflictError(f"there is a user {name} already", hint="choose another name")
-            return await users.add(row)
+            await users.add(row)
+            await tell_user(session, self._context.clock, "user.create", row, diff({}, seen(row)))
+            return row
 
     async def change(self, user_id: uuid.UUID, fields: Mapping[str, Any]) -> User:
         """Changes `role`, `enabled` and `datasource_ids`, as far as they are sent. Other powers end every session.
@@ -82,7 +86,7 @@ class Users:
         async with self._context.db.write() as session:
             await UserRepository(session).one_at_a_time()
             row = await UserRepository(session).locked(user_id)
-            before = {name: getattr(row, name) for name in POWERS}
+            before, told = {name: getattr(row, name) for name in POWERS}, seen(row)
             role, enabled = Role(fields.get("role", row.role)), bool(fields.get("enabled", row.enabled))
             wanted = fields.get("datasource_ids", limit_of(row.datasource_ids))
             if "role" in fields and role is Role.ADMIN and "datasource_ids" not in fields:
@@ -94,6 +98,7 @@ class Users:
             row.updated_at = self._context.clock.now()
             if before != {name: getattr(row, name) for name in POWERS}:
                 await SignInRepository(session).end_all(user_id)
+            await tell_change(session, self._context.clock, row, told)
         self._known.forget()
         return row
 
@@ -107,6 +112,7 @@ class Users:
             row.password_hash, row.password_changed_at, row.updated_at = password_hash, now, now
             row.failed_sign_ins, row.locked_until = 0, None
             await SignInRepository(session).end_all(user_id)
+            await tell_user(session, self._context.clock, "user.update", row, ANEW)
         self._known.forget()
         return row
 
@@ -116,6 +122,7 @@ class Users:
             row = await UserRepository(session).locked(user_id)
             row.failed_sign_ins, row.locked_until = 0, None
             row.updated_at = self._context.clock.now()
+            await tell_user(session, self._context.clock, "user.unlock", row, {})
         return row
 
     async def delete(self, user_id: uuid.UUID) -> None:
@@ -123,8 +130,10 @@ class Users:
         async with self._context.db.write() as session:
             users = UserRepository(session)
             await users.one_at_a_time()
-            await _someone_stays(session, await users.locked(user_id))
+            row = await users.locked(user_id)
+            await _someone_stays(session, row)
             await users.delete(user_id)
+            await tell_user(session, self._context.clock, "user.delete", row, diff(seen(row), {}))
         self._known.forget()
 
     async def get(self, user_id: uuid.UUID) -> User:
@@ -163,16 +172,20 @@ class Users:
             step = matching_step(secret, plain_code(code), now, row.totp_last_step)
             if step is None:
                 raise UsageError("this is not the code that the app shows now", hint="check the clocks, and try again")
+            before = seen(row)
             row.totp_confirmed, row.totp_last_step, row.updated_at = True, step, now
             row.recovery_codes = [hash_of(plain_code(code)) for code in codes]
+            await tell_change(session, self._context.clock, row, before)
         return codes
 
     async def disable_totp(self, user_id: uuid.UUID) -> User:
         """Ends the second factor. Raises NotFoundError."""
         async with self._context.db.write() as session:
             row = await UserRepository(session).locked(user_id)
+            before = seen(row)
             row.totp_secret, row.totp_confirmed, row.totp_last_step = None, False, None
             row.recovery_codes, row.updated_at = [], self._context.clock.now()
+            await tell_change(session, self._context.clock, row, before)
         return row
 
 
