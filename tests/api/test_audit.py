@@ -7,11 +7,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
+from pydantic import SecretStr
+
 from dataguardian.core.secrets import MASK
 from dataguardian.db.repositories.audit import AuditRepository
 from dataguardian.domain.access import Role
 from dataguardian.domain.auditlog import Chain
-from dataguardian.domain.errors import ConflictError
+from dataguardian.domain.errors import ConflictError, UnauthenticatedError
 from tests.api.stage import Desk, is_error, play
 
 SHOP = {
@@ -81,7 +84,7 @@ def test_what_operators_do_is_told(tmp_path: Path) -> None:
         path = f"/api/executions/{done.id}"
         await desk.post(f"{path}/pin")
         await desk.post(f"{path}/pin")
-        await desk.delete(f"{path}/pin")
+        await desk.post(f"{path}/unpin")
         assert (await desk.post(f"{path}/verify", {"deep": True})).status_code == 202
         body = {"confirm": "shop", "drop_existing": True}
         restore = (await desk.post(f"{path}/restore", body)).json()
@@ -121,7 +124,11 @@ def test_a_deleted_backup_is_remembered(tmp_path: Path) -> None:
 
     async def story(desk: Desk) -> None:
         job = await desk.job(retention_policy={"keep_last": 1})
-        first, second, third = [await desk.backup(job) for _ in range(3)]
+        taken = []
+        for _ in range(3):
+            taken.append(await desk.backup(job))
+            desk.here.clock.advance(days=1)
+        first, second, _third = taken
         assert (await desk.delete(f"/api/executions/{first.id}")).status_code == 204
         await desk.services.cleanup.run(uuid.UUID(job["id"]))
         lines = await told(desk, action="execution.delete")
@@ -130,7 +137,6 @@ def test_a_deleted_backup_is_remembered(tmp_path: Path) -> None:
         assert lines[0]["changes"]["checksum"] == [first.checksum, None]
         assert lines[0]["changes"]["status"] == ["completed", None]
         assert lines[0]["entity_name"] == "shop"
-        assert third.id is not None
 
     play(tmp_path, story)
 
@@ -234,5 +240,43 @@ def test_a_line_and_its_change_stand_or_fall_together(tmp_path: Path) -> None:
             AuditRepository.append = append  # type: ignore[method-assign]
         assert (await desk.get("/api/datasources")).json()["data"] == []
         assert await told(desk) == []
+
+    play(tmp_path, story)
+
+
+def test_sign_ins_are_told(tmp_path: Path) -> None:
+    """Who signed in from where, and who could not; a name that nobody has is not told: it may be a password."""
+
+    async def story(desk: Desk) -> None:
+        sessions, users = desk.services.sessions, desk.services.users
+        password = SecretStr("correct horse battery staple")
+        anna = await users.create(name="anna", password=password, role=Role.OPERATOR)
+        await sessions.sign_in("anna", password, address="192.0.2.7", agent="browser")
+        for name, wrong in (("anna", "wrong horse battery"), ("hunter2-in-the-wrong-field", "x" * 12)):
+            with pytest.raises(UnauthenticatedError):
+                await sessions.sign_in(name, SecretStr(wrong), address="192.0.2.7")
+        await users.change(anna.id, {"role": "viewer"})
+        await users.set_password(anna.id, SecretStr("another horse battery staple"))
+        token, secret = await desk.services.tokens.create(name="ci", role=Role.VIEWER)
+        await desk.services.tokens.revoke(token.id)
+        await users.delete(anna.id)
+        await desk.services.refusals.flush()
+        lines = await told(desk)
+        assert [(line["action"], line["actor_name"], line["address"]) for line in lines] == [
+            ("user.create", "dataguardian", None),
+            ("session.create", "anna", "192.0.2.7"),
+            ("session.refused", "anna", "192.0.2.7"),
+            ("session.refused", "unknown", "192.0.2.7"),
+            ("user.update", "dataguardian", None),
+            ("user.update", "dataguardian", None),
+            ("token.create", "dataguardian", None),
+            ("token.revoke", "dataguardian", None),
+            ("user.delete", "dataguardian", None),
+        ]
+        assert lines[4]["changes"] == {"role": ["operator", "viewer"]}
+        assert lines[5]["changes"] == {"password": [MASK, MASK]}
+        whole = json.dumps(lines)
+        for hidden in ("horse", "hunter2", secret, "argon2", "secret_hash"):
+            assert hidden not in whole
 
     play(tmp_path, story)

@@ -17,6 +17,7 @@ from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
 from dataguardian.core.delivery import Delivery
 from dataguardian.core.events import Events
 from dataguardian.core.executions import Executions
+from dataguardian.core.exposure import Exposure
 from dataguardian.core.health import Health
 from dataguardian.core.history import History
 from dataguardian.core.inbox import Inbox
@@ -50,6 +51,7 @@ class Services:
     overview: Overview
     queueboard: QueueBoard
     settings: SystemSettings
+    exposure: Exposure
     tokens: Tokens
     users: Users
     sessions: Sessions
@@ -62,11 +64,11 @@ def assemble(context: Context) -> Services:
     executions = Executions(context, events)
     work = Work(context, events)
     known, passwords = Known(context.clock), Passwords()
-    users = Users(context, passwords, known)
+    users, refusals = Users(context, passwords, known), Refusals(context, audit)
     return Services(
         context=context,
         audit=audit,
-        refusals=Refusals(context, audit),
+        refusals=refusals,
         events=events,
         executions=executions,
         scheduler=Scheduler(context, executions, events),
@@ -83,8 +85,9 @@ def assemble(context: Context) -> Services:
         overview=Overview(context),
         queueboard=QueueBoard(context),
         settings=SystemSettings(context),
+        exposure=Exposure(context, events),
         tokens=Tokens(context.db, context.clock, known),
         users=users,
-        sessions=Sessions(context, passwords, known),
+        sessions=Sessions(context, passwords, known, refusals),
         setup=Setup(context, users),
     )
