@@ -331,9 +331,10 @@ def test_the_overview(service: Service) -> None:
     service.backup(thing.name)
     told = service.told("status")
     assert service.url in told
+    assert "(token), admin: administer" in told
     (job_line,) = [line for line in told.splitlines() if line.startswith(thing.name) and "by hand" in line]
     assert "completed" in job_line
-    assert sorted(service.ok("status")) == ["info", "overview", "queues"]
+    assert sorted(service.ok("status")) == ["info", "overview", "queues", "session"]
     for heading in ("backup jobs", "datasources", "storage locations", "queues", "notifications"):
         assert f"\n{heading}\n" in told
 

@@ -27,6 +27,8 @@ READ_SECONDS = 60.0
 PAGE = 100
 DEFAULT_URL = "http://127.0.0.1:8484"
 
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what such a service is asked at
+
 Document = dict[str, Any]
 
 ServiceUrl = Annotated[
@@ -166,7 +168,9 @@ def _local_url() -> str:
 
 
 def service_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    """Returns where a service that listens there is reached from its own machine."""
+    name = _EVERYWHERE.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 @contextmanager

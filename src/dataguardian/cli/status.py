@@ -23,13 +23,13 @@ _GB = 10**9
 def status(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False) -> None:
     """Show how things stand: jobs, sources, storages, queues, notifications."""
     with connect(url, token_file) as client:
-        info = client.get("/api/system/info")
+        info, who = client.get("/api/system/info"), client.get("/api/session")
         overview = client.get("/api/system/overview")
         queues = _queues(client)
         if json:
-            output.show_json({"info": info, "overview": overview, "queues": queues})
+            output.show_json({"info": info, "session": who, "overview": overview, "queues": queues})
             return
-        _show_service(client, info)
+        _show_service(client, info, who)
         _show_jobs(client, overview)
         _show_sources(client)
         _show_storages(client, overview)
@@ -57,7 +57,7 @@ def _heading(text: str) -> None:
     output.show("", Text(text, style="bold underline"))
 
 
-def _show_service(client: Client, info: Document) -> None:
+def _show_service(client: Client, info: Document, who: Document) -> None:
     output.show_fields(
         f"DataGuardian {info['version']}",
         {
@@ -66,8 +66,23 @@ def _show_service(client: Client, info: Document) -> None:
             "catalogue": info["catalogue"],
             "queue": info["queue"],
             "time zone": info["timezone"],
+            "you are": _who(who),
         },
     )
+    lost, exposed = info["secrets"]["lost"], info["secrets"]["exposed_backups"]
+    if lost:
+        names = ", ".join(sorted({f"{entry['thing']} {entry['name']}" for entry in lost}))
+        output.warn(f"secrets cannot be opened: {names}; put their key back, or enter them again")
+    if exposed:
+        output.warn(
+            f"{len(exposed)} backups of the catalogue hold secrets in clear: `dataguardian secrets status` lists them"
+        )
+
+
+def _who(session: Document) -> str:
+    """Returns who the service says that we are, and what of it is not usual."""
+    limited = "" if session["datasource_ids"] is None else f", of {len(session['datasource_ids'])} datasources only"
+    return f"{session['name']} ({session['kind']}), {session['role']}: {', '.join(session['permissions'])}{limited}"
 
 
 def _show_jobs(client: Client, overview: Document) -> None:

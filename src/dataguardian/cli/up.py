@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ROLES = ("all", "api", "worker", "scheduler")
 LISTENING = ("all", "api")
 MAX_PORT = 65535
+SETUP_PATH = "/api/setup"
+SETUP_HINT = "no user yet: POST {token, name, password} there, or `dataguardian user create NAME --role admin`"
 
 
 def up(
@@ -53,13 +55,18 @@ async def _serve(settings: Settings, role: str) -> None:
     from dataguardian.bootstrap.service import Role, serve
 
     async def announce(services: Services) -> None:
-        _announce(services.context.settings, role, is_sqlite=services.context.db.is_sqlite)
+        setup_token = await services.setup.issue() if role in LISTENING else None
+        _announce(services.context.settings, role, setup_token, is_sqlite=services.context.db.is_sqlite)
 
     await serve(settings, Role(role), announce)
 
 
-def _announce(settings: Settings, role: str, *, is_sqlite: bool) -> None:
-    """Says that everything answers, once: to a person, or as one JSON line to whatever reads standard output."""
+def _announce(settings: Settings, role: str, setup_token: str | None, *, is_sqlite: bool) -> None:
+    """Says that everything answers, once: to a person, or as one JSON line to whatever reads standard output.
+
+    While there is no user, the token with which the first administrator is made follows, here and nowhere else: who
+    sees this console may be the administrator, a stranger on the network may not.
+    """
     facts = {
         "event": "ready",
         "version": __version__,
@@ -72,8 +79,30 @@ def _announce(settings: Settings, role: str, *, is_sqlite: bool) -> None:
     }
     if sys.stdout.isatty():
         _show_panel(facts)
-    else:
-        output.show(json.dumps(facts))
+        if setup_token is not None:
+            _show_setup(str(facts["url"]), setup_token)
+        return
+    output.show(json.dumps(facts))
+    if setup_token is not None:
+        setup = {"event": "setup", "url": f"{facts['url']}{SETUP_PATH}", "setup_token": setup_token, "hint": SETUP_HINT}
+        output.show(json.dumps(setup))
+
+
+def _show_setup(url: str, setup_token: str) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    text = Text.assemble(
+        "There is no user yet. On this machine:\n",
+        ("  dataguardian user create NAME --role admin\n", "bold"),
+        f"or from wherever the address answers, with the setup token, which counts until this process ends:\n"
+        f"  POST {url}{SETUP_PATH}\n",
+        '  {"token": "',
+        (setup_token, "bold"),
+        '", "name": "NAME", "password": "…"}\n',
+        "Commands of this machine's user need neither.",
+    )
+    output.show(Panel(text, title="The first administrator", border_style="yellow", expand=False))
 
 
 def _show_panel(facts: Mapping[str, object]) -> None:
