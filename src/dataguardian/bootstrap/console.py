@@ -61,7 +61,7 @@ def somebody_here() -> Actor:
 
 
 def _prepare(settings: Settings) -> None:
-    _check_owner(settings.home)
+    check_home(settings.home)
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -72,8 +72,11 @@ def _prepare(settings: Settings) -> None:
     _migrate(settings)
 
 
-def _check_owner(home: Path) -> None:
-    """A home is its directory's owner's, unless a service has run there as somebody else: then it is that one's."""
+def check_home(home: Path) -> None:
+    """A home is its directory's owner's, unless a service has run there as somebody else: then it is that one's.
+
+    Raises NotAllowedError.
+    """
     try:
         lock = home / LOCK
         owner = (lock if lock.exists() else home).stat().st_uid

@@ -54,7 +54,7 @@ async def _context(ground: Ground) -> AsyncIterator[Context]:
         stack.push_async_callback(queues.close)
         live.start()
         stack.push_async_callback(live.close)
-        vault = await open_vault(settings, database)
+        vault = await open_vault(settings, database, holds_home=True)
         yield Context(settings, SystemClock(), database, queues, live, ground.home.home_id, ground.home.boot_id, vault)
 
 
@@ -103,6 +103,7 @@ async def _last_uses(services: Services) -> None:
     with contextlib.suppress(DataGuardianError):
         await services.tokens.write_uses()
         await services.sessions.write_uses()
+        await services.refusals.flush(last=True)
 
 
 async def _release(crew: Crew, signals: Signals, drain_seconds: float) -> None:

@@ -19,12 +19,14 @@ from dataguardian.cli.doctor import doctor
 from dataguardian.cli.execution import execution
 from dataguardian.cli.export import export
 from dataguardian.cli.job import job
+from dataguardian.cli.key import key
 from dataguardian.cli.list import list_
 from dataguardian.cli.notification import notification
 from dataguardian.cli.queues import queues
 from dataguardian.cli.repair import repair
 from dataguardian.cli.restore import restore
 from dataguardian.cli.scrub import scrub
+from dataguardian.cli.secrets import secrets
 from dataguardian.cli.setting import setting
 from dataguardian.cli.signals import STOP
 from dataguardian.cli.status import status
@@ -51,6 +53,7 @@ app.command("list")(list_)
 app.command()(verify)
 app.command()(restore)
 app.command()(repair)
+app.add_typer(key, name="key")
 app.command()(doctor)
 
 _SERVICE = "The service"
@@ -68,6 +71,7 @@ app.command(rich_help_panel=_SERVICE)(apply)
 app.command(rich_help_panel=_SERVICE)(export)
 app.add_typer(user, name="user", rich_help_panel=_SERVICE)
 app.add_typer(token, name="token", rich_help_panel=_SERVICE)
+app.add_typer(secrets, name="secrets", rich_help_panel=_SERVICE)
 app.add_typer(db, name="db", rich_help_panel=_SERVICE)
 
 

@@ -105,7 +105,8 @@ def _job_row(client: Client, job: Document, failures: int) -> list[Any]:
         return [job["name"], look.state("unknown"), "never", look.NOTHING, next_of(job), schedule_of(job)]
     when = look.when(last["finished_at"] or last["started_at"] or last["created_at"])
     again = f", {failures} times in a row" if failures > 1 else ""
-    stored = look.size(last["compressed_size_bytes"])
+    encrypted = ", encrypted" if last["metadata"].get("encryption") else ""
+    stored = look.size(last["compressed_size_bytes"]) + encrypted
     return [job["name"], look.state(last["status"]), when + again, stored, next_of(job), schedule_of(job)]
 
 

@@ -22,6 +22,7 @@ from dataguardian.api.schemas.system import (
     QueueOut,
     SampleOut,
     SampleReportOut,
+    SecretsOut,
     SettingIn,
     SettingOut,
 )
@@ -49,6 +50,7 @@ async def get_info(services: Given) -> InfoOut:
         queue="redis" if context.settings.redis_url else "embedded",
         timezone=context.settings.timezone,
         now=context.clock.now(),
+        secrets=SecretsOut.model_validate(await services.exposure.report(), from_attributes=True),
     )
 
 

@@ -78,6 +78,29 @@ class SettingIn(Input):
     value: JsonObject
 
 
+class LostSecretOut(Output):
+    thing: Annotated[str, Field(description="What it belongs to: `datasource`, `storage location`, `setting` …")]
+    name: str
+    field: Annotated[str, Field(description="Where it stands in the configuration")]
+    key_id: Annotated[str, Field(description="The key that opens it; empty when the stored text is damaged")]
+
+
+class ExposedBackupOut(Output):
+    storage: str
+    path: str
+    started_at: str
+    execution_id: Annotated[str | None, Field(description="null: no execution knows this backup")]
+
+
+class SecretsOut(Output):
+    key_id: Annotated[str, Field(description="The key that stored secrets are sealed with")]
+    lost: Annotated[list[LostSecretOut], Field(description="Secrets that no key here opens: enter them again")]
+    exposed_backups: Annotated[
+        list[ExposedBackupOut],
+        Field(description="Backups of the catalogue from before secrets were sealed, which hold them in clear"),
+    ]
+
+
 class InfoOut(Output):
     version: str
     home: str
@@ -85,6 +108,7 @@ class InfoOut(Output):
     queue: Annotated[str, Field(description="`embedded` or `redis`")]
     timezone: str
     now: Moment
+    secrets: SecretsOut
 
 
 class StorageNumbersOut(Output):

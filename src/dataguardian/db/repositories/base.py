@@ -97,6 +97,15 @@ class Repository(Generic[R]):
         statement = select(self.model).where(*where).order_by(*columns)
         return (await self.session.execute(statement)).scalars().all()
 
+    async def batch(self, after: uuid.UUID | None, limit: int, *, locked: bool = False) -> Sequence[R]:
+        """Returns up to `limit` rows that follow an id, in the order of ids; nobody else changes them when `locked`."""
+        statement = select(self.model).order_by(self.model.id).limit(limit)
+        if after is not None:
+            statement = statement.where(self.model.id > after)
+        if locked:
+            statement = statement.with_for_update()
+        return (await self.session.execute(statement)).scalars().all()
+
     async def page(
         self,
         *where: ColumnElement[bool],

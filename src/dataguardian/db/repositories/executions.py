@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as BrokenRule
 
 from dataguardian.db.models import (
@@ -69,6 +69,17 @@ class ExecutionRepository(WorkRepository[BackupExecution]):
     ) -> Page[BackupExecution]:
         """Returns a page of the list, by `created_at`."""
         return await self.page(*chosen.conditions(), page=page, limit=limit, oldest_first=oldest_first)
+
+    async def stored_before(self, datasource_ids: Sequence[uuid.UUID], moment: datetime) -> Sequence[BackupExecution]:
+        """Returns the executions of these datasources that hold a backup which began before a moment."""
+        began = func.coalesce(BackupExecution.started_at, BackupExecution.created_at)
+        held = BackupExecution.status.in_((*HOLDS_A_BACKUP, ExecutionStatus.DELETING))
+        return await self.all(BackupExecution.datasource_id.in_(datasource_ids), held, began < moment)
+
+    async def known_paths(self, paths: Sequence[str]) -> set[str]:
+        """Returns those of `paths` that executions name as their backup."""
+        statement = select(BackupExecution.backup_path).where(BackupExecution.backup_path.in_(paths))
+        return {path for path in (await self.session.execute(statement)).scalars() if path}
 
     async def insert(self, row: BackupExecution) -> BackupExecution:
         """Raises ConflictError, naming the other one, when the job has an execution that is queued or running."""
