@@ -186,11 +186,21 @@ def _rows(rows: list[Document]) -> list[list[Any]]:
 
 
 def place_of(config: dict[str, Any]) -> str:
-    """Returns where a storage is, in a few words."""
-    for key in ("path", "bucket", "bucket_name", "remote_path", "remote", "host"):
-        if config.get(key):
-            return str(config[key])
-    return look.NOTHING
+    """Returns where a storage is, in a few words: its host, never who signs in there, and the bucket or folder."""
+    if config.get("remote"):
+        return f"{config['remote']}:{config.get('path') or ''}"
+    bucket = config.get("bucket") or config.get("bucket_name") or config.get("bucket_id")
+    inside = [config.get("prefix")] if bucket else [config.get("remote_path") or config.get("path")]
+    places = [str(place) for place in (_host_of(config), bucket, *inside) if place]
+    return "/".join([places[0], *(place.lstrip("/") for place in places[1:])]) if places else look.NOTHING
+
+
+def _host_of(config: dict[str, Any]) -> str:
+    """Returns `nas.example.org:2222`, or what an endpoint says beside scheme, account and path."""
+    host = str(config.get("endpoint") or config.get("host") or "")
+    host = host.partition("://")[2] or host
+    port = f":{config['port']}" if host and config.get("host") and config.get("port") else ""
+    return host.rpartition("@")[2].partition("/")[0] + port
 
 
 def _free(row: Document) -> str:
