@@ -74,7 +74,9 @@ def create(
 
     row, secret, names = at_home(work)
     if json:
-        output.show_json({"token": secret, **document(row)})
+        from dataguardian.api.schemas.access import TokenMade
+
+        output.show_json(TokenMade.made(row, secret).model_dump(mode="json"))
         return
     output.show_fields(f"token {row.name} is made", {"token": secret, **_facts(row, names)})
     output.show(
@@ -91,7 +93,10 @@ def list_(*, json: Json = False) -> None:
 
     rows, names = at_home(work)
     if json:
-        output.show_json({"data": [document(row) for row in rows]})
+        from dataguardian.api.schemas.access import TokenOut
+        from dataguardian.api.schemas.common import whole
+
+        output.show_json(whole(rows, TokenOut.of).model_dump(mode="json"))
     elif not rows:
         output.show("no tokens yet: dataguardian token create --name NAME --role ROLE")
     else:
@@ -112,27 +117,11 @@ def revoke(
         confirmed(f"revoke the token {row.name}, which begins with {row.shown_as}?", yes=yes)
         row = at_home(lambda services: services.tokens.revoke(row.id))
     if json:
-        output.show_json(document(row))
+        from dataguardian.api.schemas.access import TokenOut
+
+        output.show_json(TokenOut.of(row).model_dump(mode="json"))
     else:
         output.show_fields(f"token {row.name} is revoked", {"begins": row.shown_as, "id": row.id})
-
-
-def document(row: ApiToken) -> dict[str, Any]:
-    """Returns a token as JSON shows it: everything but the token."""
-    return {
-        "id": str(row.id),
-        "name": row.name,
-        "role": row.role.value,
-        "permissions": row.permissions,
-        "datasource_ids": row.datasource_ids,
-        "shown_as": row.shown_as,
-        "is_local": row.is_local,
-        "created_at": iso(row.created_at),
-        "expires_at": iso(row.expires_at),
-        "revoked_at": iso(row.revoked_at),
-        "last_used_at": iso(row.last_used_at),
-        "last_used_from": row.last_used_from,
-    }
 
 
 async def _named(services: Services, reference: str) -> ApiToken:

@@ -80,7 +80,10 @@ def list_(*, json: Json = False) -> None:
 
     rows, names = at_home(work)
     if json:
-        output.show_json({"data": [document(row) for row in rows]})
+        from dataguardian.api.schemas.access import UserOut
+        from dataguardian.api.schemas.common import whole
+
+        output.show_json(whole(rows, UserOut.of).model_dump(mode="json"))
     elif not rows:
         output.show("no users yet: dataguardian user create NAME --role admin")
     else:
@@ -134,22 +137,6 @@ def reset_totp(name: Name, *, yes: Yes = False, json: Json = False) -> None:
     confirmed(f"let {row.name} sign in without a second factor?", yes=yes)
     row = at_home(lambda services: services.users.disable_totp(row.id))
     _tell(row, "has no second factor any more", {"role": row.role.value}, as_json=json)
-
-
-def document(row: User) -> dict[str, Any]:
-    """Returns a user as JSON shows it: nothing of password and second factor but whether there is one."""
-    return {
-        "id": str(row.id),
-        "name": row.name,
-        "role": row.role.value,
-        "enabled": row.enabled,
-        "datasource_ids": row.datasource_ids,
-        "totp": row.totp_confirmed,
-        "locked_until": iso(row.locked_until),
-        "created_at": iso(row.created_at),
-        "password_changed_at": iso(row.password_changed_at),
-        "last_sign_in_at": iso(row.last_sign_in_at),
-    }
 
 
 def _changed(name: str, change: Callable[[Services, User], Awaitable[User]]) -> User:
@@ -206,7 +193,9 @@ def _typed() -> SecretStr:
 
 def _tell(row: User, what: str, facts: dict[str, object], *, as_json: bool) -> None:
     if as_json:
-        output.show_json(document(row))
+        from dataguardian.api.schemas.access import UserOut
+
+        output.show_json(UserOut.of(row).model_dump(mode="json"))
     else:
         output.show_fields(f"user {row.name} {what}", {**facts, "id": row.id})
 
