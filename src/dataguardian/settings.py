@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,13 @@ MIN_LEASE_SECONDS = 2.0
 MOST_SECONDS = 86_400.0
 LAST_PORT = 65_535
 
+SECRET_VARIABLES = ("DATAGUARDIAN_SECRET_KEY", "DATAGUARDIAN_TOKEN", "DATABASE_URL", "REDIS_URL")
+"""Variables of ours that are secret or hold a password, and that no child process needs."""
+
 Network = IPv4Network | IPv6Network
+
+_HOST = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}")
+_ORIGIN = re.compile(r"https?://([a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,10 @@ class Settings:
     `home` holds what the service keeps: catalogue, queue, its own backups. `database_url` and `redis_url` of None mean
     the embedded ones in `home`. `drain_seconds` is how long running work may go on after SIGTERM; `lease_seconds`,
     after how long without a sign of life another worker takes work over. `secret_key` is the text of the key that seals
-    stored secrets, `secret_key_file` the file that holds it; None of both means one in `home`.
+    stored secrets, `secret_key_file` the file that holds it; None of both means one in `home`. `allowed_hosts` are
+    names under which the API answers besides its address, `cors_origins` the sites whose pages may call it,
+    `trusted_proxies` those who are believed about their clients, `metrics_networks` who reads the metrics without a
+    token.
     """
 
     staging_dir: Path
@@ -46,6 +56,12 @@ class Settings:
     log_format: str = "auto"
     secret_key: str | None = field(default=None, repr=False)
     secret_key_file: Path | None = None
+    allowed_hosts: frozenset[str] = frozenset()
+    cors_origins: frozenset[str] = frozenset()
+    trusted_proxies: tuple[Network, ...] = ()
+    metrics_networks: tuple[Network, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -70,6 +86,11 @@ class Settings:
             timezone=_zone("DATAGUARDIAN_TIMEZONE", text("TIMEZONE", "UTC")),
             log_level=text("LOG_LEVEL", "info").lower(),
             log_format=text("LOG_FORMAT", "auto").lower(),
+            allowed_hosts=_hosts("DATAGUARDIAN_ALLOWED_HOSTS", text("ALLOWED_HOSTS", "")),
+            cors_origins=_origins("DATAGUARDIAN_CORS_ORIGINS", text("CORS_ORIGINS", "")),
+            trusted_proxies=_networks("DATAGUARDIAN_TRUSTED_PROXIES", text("TRUSTED_PROXIES", "")),
+            metrics_networks=_networks("DATAGUARDIAN_METRICS_NETWORKS", text("METRICS_NETWORKS", "")),
+            **_tls(text("TLS_CERT", ""), text("TLS_KEY", "")),
             secret_key=given.get("DATAGUARDIAN_SECRET_KEY") or None,
             secret_key_file=Path(path).absolute() if (path := given.get("DATAGUARDIAN_SECRET_KEY_FILE")) else None,
         )
@@ -94,6 +115,11 @@ class Settings:
         return self.home / "catalogue.db"
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment for a child process: without our own secrets."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
+
+
 NOTIFIER_NETWORKS = "127.0.0.0/8,::1"
 """A receiver on the same machine is usual, and this release's service is reached from there only."""
 
@@ -101,13 +127,49 @@ NOTIFIER_NETWORKS = "127.0.0.0/8,::1"
 def notifier_networks(environment: Mapping[str, str] | None = None) -> tuple[Network, ...]:
     """Returns the networks of this machine and its link that messages may go to; raises UsageError when one is none."""
     given = os.environ if environment is None else environment
-    texts = given.get("DATAGUARDIAN_NOTIFIER_NETWORKS", NOTIFIER_NETWORKS).replace(",", " ").split()
+    name = "DATAGUARDIAN_NOTIFIER_NETWORKS"
+    return _networks(name, given.get(name, NOTIFIER_NETWORKS))
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(text) for text in texts)
+        return tuple(ip_network(part) for part in _parts(text))
     except ValueError as error:
+        raise UsageError(f"{name} holds what is no network: {error}", hint="such as 127.0.0.0/8,::1") from error
+
+
+def _hosts(name: str, text: str) -> frozenset[str]:
+    hosts = frozenset(part.lower().strip("[]") for part in _parts(text))
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise UsageError(
+                f"{name} holds what is no host's name: {host!r}",
+                hint="names without a port, such as backup.example.org",
+            )
+    return hosts
+
+
+def _origins(name: str, text: str) -> frozenset[str]:
+    origins = frozenset(part.lower() for part in _parts(text))
+    for origin in origins - {"*"}:
+        if not _ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"{name} holds what is no origin: {origin!r}", hint="such as https://status.example.org, or * for all"
+            )
+    return origins
+
+
+def _tls(cert: str, key: str) -> dict[str, Path | None]:
+    if bool(cert) != bool(key):
         raise UsageError(
-            f"DATAGUARDIAN_NOTIFIER_NETWORKS holds what is no network: {error}", hint="such as 127.0.0.0/8,::1"
-        ) from error
+            "DATAGUARDIAN_TLS_CERT and DATAGUARDIAN_TLS_KEY go together",
+            hint="name the file of the certificate with its chain, and that of its key, both in PEM",
+        )
+    return {"tls_cert": Path(cert).absolute() if cert else None, "tls_key": Path(key).absolute() if key else None}
+
+
+def _parts(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 def _port(name: str, text: str) -> int:

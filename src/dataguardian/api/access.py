@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dataguardian.api.errors import answer_of
+from dataguardian.api.neighbours import SAFE_METHODS, address_in, own_origin, within
 from dataguardian.api.patience import patiently
 from dataguardian.core.access.sessions import LONGEST, SignedIn
 from dataguardian.core.acting import acting, current_actor
@@ -43,9 +44,10 @@ SIGN_IN_HINT = (
 )
 
 
+METRICS = "/metrics"
+VIEWING = frozenset({Permission.VIEW})
 COOKIE = "dataguardian"
 STATE = "dataguardian_session"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Access:
     async def _authenticated(self, scope: Scope) -> Actor:
         """Raises UnauthenticatedError, CatalogUnavailableError."""
         address = address_of(scope)
+        if self._scrapes(scope, address):
+            return replace(stranger(scope), name="metrics", permissions=VIEWING, datasources=None)
         secret = None if _sent(scope, b"authorization") else cookie_of(scope)
         if secret is None:
             return replace(await self._services.tokens.authenticate(bearer(scope), address), address=address)
@@ -145,6 +149,12 @@ class Access:
         _check_page(scope, known)
         scope.setdefault("state", {})[STATE] = Here(known, secret)
         return replace(known.actor, address=address)
+
+    def _scrapes(self, scope: Scope, address: str | None) -> bool:
+        """Tells whether somebody who need not say who they are asks for the metrics."""
+        networks = self._services.context.settings.metrics_networks
+        is_silent = not _sent(scope, b"authorization") and cookie_of(scope) is None
+        return scope["path"] == METRICS and is_silent and within(address_in(address or ""), networks)
 
 
 def bearer(scope: Scope) -> str:
@@ -202,11 +212,6 @@ def end_cookie(scope: Scope, response: Response) -> None:
 def is_secure(scope: Scope) -> bool:
     """Tells whether the browser speaks TLS, with us or with a proxy that we trust."""
     return bool(scope["scheme"] == "https")
-
-
-def own_origin(scope: Scope) -> str:
-    """Returns the origin of our own pages, as browsers write it."""
-    return f"{scope['scheme']}://{Headers(scope=scope).get('host', '')}".lower()
 
 
 def signed_in(request: Request) -> Here | None:

@@ -81,7 +81,7 @@ def create_app(services: Services) -> FastAPI:
     declared(routes)
     app.state.routes = routes
     app.add_middleware(Access, services=services)
-    app.add_middleware(Gate)
+    app.add_middleware(Gate, settings=services.context.settings)
     return app
 
 

@@ -1,8 +1,7 @@
 """What every request passes before any route sees it, and every answer on its way out.
 
-Until access control exists, whoever reaches the port is the administrator. So the only names under which we answer are
-loopback names (a page of the web that rebinds its own name to 127.0.0.1 sends that name as Host), and nothing that
-another site can make a browser send is taken: no foreign Origin, no body in a form's content type.
+Only names that are ours are answered (`neighbours.py`), and nothing that another site can make a browser send is taken:
+no foreign Origin, no body in a form's content type. Who asks is found out behind it (`access.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import re
 import time
 import uuid
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,14 +19,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dataguardian.api.errors import error_answer, internal_error
+from dataguardian.api.neighbours import SAFE_METHODS, Neighbours
+from dataguardian.settings import Settings
 
 MAX_BODY_BYTES = 1_000_000
 MAX_VALUES = 30_000
 """JSON values in a body: to find 80,000 of them wrong stops the service for two seconds."""
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 REQUEST_ID = "X-Request-ID"
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
 _HEADERS = {
@@ -35,9 +34,12 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
+_OVER_TLS = {"Strict-Transport-Security": "max-age=31536000"}
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class _Exchange:
     scope: Scope
     request_id: str
     send: Send
+    headers: Mapping[str, str]
+    """What every answer to this request carries, unless its route says otherwise."""
     status: int = 499
 
     async def forward(self, message: Message) -> None:
@@ -56,21 +60,26 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID] = self.request_id
-            for name, value in _HEADERS.items():
+            for name, value in self.headers.items():
                 headers.setdefault(name, value)
         await self.send(message)
 
 
 class Gate:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._neighbours = Neighbours(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get(REQUEST_ID, "")
-        exchange = _Exchange(scope, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, send)
+        scope = self._neighbours.placed(scope)
+        headers = Headers(scope=scope)
+        sent = headers.get(REQUEST_ID, "")
+        over_tls = _OVER_TLS if scope["scheme"] == "https" else {}
+        told = {**_HEADERS, **over_tls, **self._neighbours.shared_with(headers)}
+        exchange = _Exchange(scope, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, send, told)
         started = time.monotonic()
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
@@ -79,7 +88,7 @@ class Gate:
                 _log(exchange, time.monotonic() - started)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
-        refusal, receive = await _admitted(exchange.scope, receive)
+        refusal, receive = await self._admitted(exchange.scope, receive)
         try:
             await (refusal or self._app)(exchange.scope, receive, exchange.forward)
         except Exception:
@@ -88,48 +97,16 @@ class Gate:
                 raise  # the answer had begun: all that is left is to break the connection
             await internal_error(exchange.request_id)(exchange.scope, receive, exchange.forward)
 
-
-async def _admitted(scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
-    """Returns a refusal or None, and where the body comes from."""
-    headers = Headers(scope=scope)
-    changes = scope["method"] not in _SAFE_METHODS
-    refusal = _foreign_host(headers) or _foreign_site(scope, headers, changes=changes)
-    if refusal is not None or not changes or not _has_body(headers):
-        return refusal, receive
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return error_answer(415, "not_json", "the body is not application/json", {"hint": "set Content-Type"}), receive
-    return await _buffered(headers, receive)
-
-
-def _foreign_host(headers: Headers) -> Response | None:
-    if _hostname(headers.get("host", "")) in LOOPBACK_NAMES:
-        return None
-    return error_answer(
-        403,
-        "foreign_host",
-        "DataGuardian answers under loopback names only",
-        {"hint": "use http://localhost or http://127.0.0.1, through an SSH tunnel from another machine"},
-    )
-
-
-def _hostname(host: str) -> str | None:
-    try:
-        parsed = urlsplit(f"//{host}")
-        whole = parsed.netloc == host and parsed.username is None and parsed.port != 0
-    except ValueError:
-        return None
-    return parsed.hostname if whole else None
-
-
-def _foreign_site(scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
-    origin = headers.get("origin")
-    foreign = origin is not None and origin.lower() != f"{scope['scheme']}://{headers['host']}".lower()
-    led_here = changes and headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}
-    if not foreign and not led_here:
-        return None
-    return error_answer(
-        403, "foreign_site", "this request comes from a page of another site", {"hint": "call DataGuardian directly"}
-    )
+    async def _admitted(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
+        """Returns an answer that no route has a part in, or None, and where the body comes from."""
+        headers = Headers(scope=scope)
+        answer = self._neighbours.refusal(scope, headers) or self._neighbours.preflight(scope, headers)
+        if answer is not None or scope["method"] in SAFE_METHODS or not _has_body(headers):
+            return answer, receive
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            refusal = error_answer(415, "not_json", "the body is not application/json", {"hint": "set Content-Type"})
+            return refusal, receive
+        return await _buffered(headers, receive)
 
 
 def _has_body(headers: Headers) -> bool:

@@ -143,6 +143,9 @@ async def _listening(services: Services, listener: socket, stopping: asyncio.Eve
         lifespan="off",
         timeout_graceful_shutdown=5,
         server_header=False,
+        proxy_headers=False,  # the gate reads them, of proxies that are trusted
+        ssl_certfile=services.context.settings.tls_cert,
+        ssl_keyfile=services.context.settings.tls_key,
     )
     server = uvicorn.Server(config)
     # `serve` would take the signals, which are ours; `_serve` is the same without that.

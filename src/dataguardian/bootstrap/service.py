@@ -12,6 +12,7 @@ import gc
 import ipaddress
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -85,11 +86,13 @@ async def serve(settings: Settings, role: Role, announce: Announce) -> None:
 
     `announce` is called once, when everything answers.
 
-    Raises UsageError for a host that is not loopback or a role that lacks its servers, ConflictError when the home or
-    the port is taken, and what the catalogue or the queue server say at the start.
+    Raises UsageError for a certificate that cannot be served or a role that lacks its servers, ConflictError when the
+    home or the port is taken, and what the catalogue or the queue server say at the start.
     """
-    check_host(settings.host)
     _check_role(settings, role)
+    if role.listens:
+        check_tls(settings)
+        warn_of_open_doors(settings)
     with (
         Home(settings.home) as home,
         _listener(settings, role) as listener,
@@ -104,17 +107,45 @@ async def serve(settings: Settings, role: Role, announce: Announce) -> None:
             await run(ground, announce)
 
 
-def check_host(host: str) -> None:
-    """Refuses every address that others could reach, until there is access control."""
+def check_tls(settings: Settings) -> None:
+    """Raises UsageError for a certificate and a key that cannot be served."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise UsageError(
-            f"this release listens on loopback addresses only, and {host} is none",
-            hint="use --host 127.0.0.1, and an SSH tunnel to reach it from elsewhere",
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=_no_password
         )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(
+            f"the certificate {settings.tls_cert} with the key {settings.tls_key} cannot be used: {reason}",
+            hint="both are PEM, the key has no passphrase and belongs to the certificate",
+        ) from error
+
+
+def _no_password() -> str:
+    """Keeps OpenSSL from asking the terminal."""
+    raise ValueError("the key has a passphrase")
+
+
+def warn_of_open_doors(settings: Settings) -> None:
+    """Says, in the log, when others on the network could read along."""
+    if is_loopback(settings.host) or settings.tls_cert is not None or settings.trusted_proxies:
+        return
+    log.warning(
+        "listening on the network without TLS: whoever is on the way can read passwords and tokens",
+        host=settings.host,
+        hint="set DATAGUARDIAN_TLS_CERT and DATAGUARDIAN_TLS_KEY, or put a proxy in front and name it in "
+        "DATAGUARDIAN_TRUSTED_PROXIES",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def listen(host: str, port: int) -> socket.socket:
