@@ -12,6 +12,7 @@ import typer
 from dataguardian import __version__
 from dataguardian.cli import output
 from dataguardian.cli.apply import apply
+from dataguardian.cli.audit import audit
 from dataguardian.cli.backup import backup
 from dataguardian.cli.datasource import datasource
 from dataguardian.cli.db import db
@@ -72,6 +73,7 @@ app.command(rich_help_panel=_SERVICE)(export)
 app.add_typer(user, name="user", rich_help_panel=_SERVICE)
 app.add_typer(token, name="token", rich_help_panel=_SERVICE)
 app.add_typer(secrets, name="secrets", rich_help_panel=_SERVICE)
+app.add_typer(audit, name="audit", rich_help_panel=_SERVICE)
 app.add_typer(db, name="db", rich_help_panel=_SERVICE)
 
 

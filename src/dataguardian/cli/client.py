@@ -24,6 +24,7 @@ URL_VARIABLE = "DATAGUARDIAN_URL"
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 60.0
 """Longer than a test of a datasource may take."""
+PATIENT_SECONDS = 3600.0
 PAGE = 100
 DEFAULT_URL = "http://127.0.0.1:8484"
 
@@ -87,6 +88,29 @@ class Client:
         given = {key.rstrip("_"): value for key, value in query.items() if value is not None}
         return cast("Document", self._call("GET", path, params=given))
 
+    def get_patiently(self, path: str, **query: object) -> Document:
+        """Waits as long as it takes, for what reads everything that there is."""
+        given = {key: value for key, value in query.items() if value is not None}
+        return cast("Document", self._call("GET", path, params=given, timeout=PATIENT_SECONDS))
+
+    @contextmanager
+    def stream(self, path: str, **query: str | int) -> Iterator[httpx.Response]:
+        """Yields an answer whose body is read piece by piece."""
+        request = self._http.build_request("GET", path, params=query, headers=self._shown.header())
+        with _translated(self.url):
+            answer = self._http.send(request, stream=True)
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and self._shown.renew():
+                answer.close()
+                request.headers.update(self._shown.header())
+                answer = self._http.send(request, stream=True)
+            try:
+                if not answer.is_success:
+                    answer.read()
+                    self._body_of(answer)
+                yield answer
+            finally:
+                answer.close()
+
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Document:
         return cast("Document", self._call("POST", path, json=body))
 
@@ -118,8 +142,10 @@ class Client:
 
     def _call(self, method: str, path: str, **given: Any) -> Any:  # noqa: ANN401 -- any JSON
         answer = self._sent(method, path, **given)
-        if answer.status_code == HTTPStatus.NO_CONTENT:
-            return {}
+        return {} if answer.status_code == HTTPStatus.NO_CONTENT else self._body_of(answer)
+
+    def _body_of(self, answer: httpx.Response) -> Any:  # noqa: ANN401 -- any JSON
+        """Returns an answer's body; raises ServiceError for a refusal, UnreachableError for what is none of ours."""
         try:
             body = answer.json()
         except ValueError as error:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.acting import current_actor
 from dataguardian.core.context import Context
+from dataguardian.core.secrets import MASK
 from dataguardian.db.accounts import AuditEntry
 from dataguardian.db.repositories.audit import AuditFilters, AuditRepository, Head
 from dataguardian.db.repositories.base import Page
@@ -100,7 +101,7 @@ class Audit:
         """Yields some hundred lines at once: a write per line would take most of the time."""
         batch: list[str] = []
         async for line in self.lines(after, last):
-            batch.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+            batch.append(json.dumps(line, separators=(",", ":")) + "\n")
             if len(batch) == BATCH:
                 yield "".join(batch)
                 batch.clear()
@@ -161,11 +162,15 @@ async def record(
 def diff(before: Changes, after: Changes, *, anew: Collection[str] = ()) -> dict[str, list[Any]]:
     """Returns `{dotted.field: [before, after]}` of what differs between two documents whose secrets are masked.
 
-    `anew`: fields that differ although their masks are the same.
+    `anew`: fields whose secrets differ although their masks are the same.
     """
     old, new = flat(before), flat(after)
     names = [*old, *(name for name in new if name not in old)]
-    return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name) or name in anew}
+    return {
+        name: [old.get(name), new.get(name)]
+        for name in names
+        if old.get(name) != new.get(name) or (name in anew and _is_masked(new.get(name)))
+    }
 
 
 def flat(document: Changes, prefix: str = "") -> dict[str, Any]:
@@ -174,6 +179,13 @@ def flat(document: Changes, prefix: str = "") -> dict[str, Any]:
     for key, value in document.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def _is_masked(value: object) -> bool:
+    """Tells whether a value is a mask, or has one in it."""
+    if isinstance(value, Mapping):
+        return any(map(_is_masked, value.values()))
+    return any(map(_is_masked, value)) if isinstance(value, list) else value == MASK
 
 
 def _short(text: str | None, most: int) -> str | None:
