@@ -31,6 +31,8 @@ class Service:
     env: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[str] | None = None
+    said_after_ready: str = ""
+    """On standard output, once it has stopped."""
 
     @property
     def home(self) -> Path:
@@ -72,8 +74,16 @@ class Service:
             self.process.send_signal(signum)
         code = self.process.wait(60)
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        if not self.process.stdout.closed:
+            self.said_after_ready = self.process.stdout.read()
+            self.process.stdout.close()
         return code
+
+    def kill(self) -> None:
+        """For whoever cleans up after a test: nothing of it is left."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def client(self) -> Client:
         """Returns a client of the administrator of this machine."""
