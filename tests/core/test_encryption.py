@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from dataguardian.core.backup import BackupResult, run_backup
+from dataguardian.core.backupkeys import NO_KEYS, BackupKeys, EncryptionOptions
 from dataguardian.core.catalog import list_backups, load_backup
 from dataguardian.core.encryption import unlock
-from dataguardian.core.keys import NO_KEYS, EncryptionOptions, Keys
 from dataguardian.core.repair import run_repair
 from dataguardian.core.restore import run_restore
 from dataguardian.core.verify import run_verify
@@ -41,8 +41,8 @@ PART = 64 * 1024
 IDENTITY = X25519Identity.generate()
 RECIPIENT = IDENTITY.recipient().text
 TO_RECIPIENT = EncryptionOptions(recipients=(RECIPIENT,))
-KEYS = Keys(identities=(SecretStr(IDENTITY.secret_text()),))
-WRONG = Keys(identities=(SecretStr(X25519Identity.generate().secret_text()),))
+KEYS = BackupKeys(identities=(SecretStr(IDENTITY.secret_text()),))
+WRONG = BackupKeys(identities=(SecretStr(X25519Identity.generate().secret_text()),))
 PASSPHRASE = "correct horse battery staple"
 SENTINEL = "table_of_secret_affairs"
 
@@ -85,7 +85,7 @@ def test_a_passphrase_guards_a_key_of_the_backup_s_own(storage: LocalStorage, ro
     options = EncryptionOptions(passphrase=SecretStr(PASSPHRASE))
     results = [run_backup(plan(execution_id=f"{n}"), engine(), storage, encryption=options) for n in (1, 2)]
     source = engine()
-    keys = Keys(passphrases=(SecretStr("another one"), SecretStr(PASSPHRASE)))
+    keys = BackupKeys(passphrases=(SecretStr("another one"), SecretStr(PASSPHRASE)))
     run_restore(storage, results[0].directory, source, "bytes", keys=keys)
     assert source.restored == [(stream.name, stream.data) for stream in source.streams]
     assert run_verify(storage, results[1].directory, validate=validate, keys=keys).ok is True
@@ -97,7 +97,7 @@ def test_a_passphrase_guards_a_key_of_the_backup_s_own(storage: LocalStorage, ro
     assert (root / results[0].directory / "key.age").read_bytes().count(b"-> scrypt ") == 1
     assert not any(b"scrypt" in path.read_bytes() for path in root.glob("*/*/*/*.age"))
     with pytest.raises(WrongKeyError, match="none of the keys"):
-        run_restore(storage, results[0].directory, source, "bytes", keys=Keys(passphrases=(SecretStr("wrong"),)))
+        run_restore(storage, results[0].directory, source, "bytes", keys=BackupKeys(passphrases=(SecretStr("wrong"),)))
 
 
 def test_nothing_of_the_content_lies_in_clear(storage: LocalStorage, root: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_backup_in_clear_is_what_it_was(storage: LocalStorage, root: Path) -> 
 
 @pytest.mark.parametrize(("keys", "error"), [(NO_KEYS, KeyNeededError), (WRONG, WrongKeyError)], ids=["none", "wrong"])
 def test_a_restore_without_the_key_touches_nothing(
-    storage: LocalStorage, keys: Keys, error: type[KeyNeededError]
+    storage: LocalStorage, keys: BackupKeys, error: type[KeyNeededError]
 ) -> None:
     """It fails before the target is even looked at, and names whose key it takes."""
     result = encrypted(storage)
@@ -164,7 +164,7 @@ def test_a_restore_without_the_key_touches_nothing(
 
 
 @pytest.mark.parametrize("keys", [NO_KEYS, WRONG], ids=["none", "wrong"])
-def test_deep_without_the_key_is_not_checked(storage: LocalStorage, root: Path, keys: Keys) -> None:
+def test_deep_without_the_key_is_not_checked(storage: LocalStorage, root: Path, keys: BackupKeys) -> None:
     """Never ok: the stored bytes are, and that is said; damage among them is damage all the same."""
     result = encrypted(storage)
     assert run_verify(storage, result.directory).ok is True
@@ -193,7 +193,7 @@ def test_damage_is_found(
     options = EncryptionOptions(passphrase=SecretStr(PASSPHRASE))
     result = run_backup(plan(), engine(), storage, encryption=options)
     harm(root / result.directory / name)
-    keys = Keys(passphrases=(SecretStr(PASSPHRASE),))
+    keys = BackupKeys(passphrases=(SecretStr(PASSPHRASE),))
     outcome = run_verify(storage, result.directory, validate=validate if deep else None, keys=keys)
     assert outcome.ok is False
     assert name in " ".join(outcome.errors)
@@ -299,7 +299,7 @@ def test_a_key_that_is_none_is_refused(storage: LocalStorage, root: Path, inside
     """`key.age` that was forged with the passphrase, or is no age file at all."""
     options = EncryptionOptions(passphrase=SecretStr(PASSPHRASE))
     result = run_backup(plan(), engine(), storage, encryption=options)
-    keys = Keys(passphrases=(SecretStr(PASSPHRASE),))
+    keys = BackupKeys(passphrases=(SecretStr(PASSPHRASE),))
     for forged in (inside, bytes(encrypt(inside, [PassphraseRecipient(PASSPHRASE)]))):
         resealed(root, result, {"key.age": forged})
         with pytest.raises(ManifestError, match=r"key\.age is no key"):
@@ -329,7 +329,7 @@ def test_a_repair_copies_what_is_sealed(storage: LocalStorage, root: Path, tmp_p
     for name in ("sealed.json.age", "01-one.raw/000001.zst.age"):
         flip(root / result.directory / name)
     flip(tmp_path / "other" / result.directory / "key.age")
-    keys = Keys(passphrases=(SecretStr(PASSPHRASE),))
+    keys = BackupKeys(passphrases=(SecretStr(PASSPHRASE),))
     run_restore(storage, result.directory, source, "bytes", others=[other], keys=keys)
     assert source.restored == [(stream.name, stream.data) for stream in source.streams]
     run_repair([storage], other, result.directory)

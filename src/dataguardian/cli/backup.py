@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from dataguardian.cli import output
+from dataguardian.cli import look, output
+from dataguardian.cli.keyoptions import NewPassphraseFile, Recipients, RecipientsFile, encryption_from
 from dataguardian.cli.options import BandwidthLimit, Json, PasswordFile, password_from
 from dataguardian.cli.signals import STOP, stoppable
 from dataguardian.domain.errors import DataGuardianError, UsageError
@@ -65,6 +66,9 @@ def backup(
     ] = Strategy.REPLICATE,
     bandwidth_limit: BandwidthLimit = None,
     password_file: PasswordFile = None,
+    recipient: Recipients = None,
+    recipients_file: RecipientsFile = None,
+    passphrase_file: NewPassphraseFile = None,
     json: Json = False,
 ) -> int:
     """Back up a database or a folder."""
@@ -74,6 +78,7 @@ def backup(
     from dataguardian.core.targets import Target
 
     part_size_bytes = parse_size(part_size)
+    encryption = encryption_from(recipient, recipients_file, passphrase_file)
     datasource = bootstrap.open_datasource(source, password=password_from(password_file))
     locations = [
         bootstrap.open_storage(address, sleep=STOP.sleep, limit_mbps=bandwidth_limit or None)
@@ -100,6 +105,7 @@ def backup(
                 report=progress.report,
                 before_publish=STOP.commit,
                 tell=output.warn,
+                encryption=encryption,
             )
         STOP.finish()
     spread = list(zip(locations, result.targets, strict=True))
@@ -135,7 +141,7 @@ def _targets_document(result: BackupResult, spread: Spread, *, partial: bool) ->
 
 
 def backup_document(address: str, manifest: Manifest) -> dict[str, object]:
-    """Returns what `backup --json` prints, and `list --json` for each backup."""
+    """Returns what `backup --json` prints, and `list --json` for each; `encryption` only when there is any."""
     return {
         "backup": address,
         "execution_id": manifest.execution_id,
@@ -147,7 +153,20 @@ def backup_document(address: str, manifest: Manifest) -> dict[str, object]:
         "checksum": manifest.checksum,
         "duration_seconds": manifest.duration_seconds,
         "warnings": list(manifest.warnings),
-    }
+    } | ({"encryption": told} if (told := encryption_document(manifest)) else {})
+
+
+def encryption_document(manifest: Manifest) -> dict[str, object] | None:
+    """Returns for whom a backup is encrypted; None for one in clear."""
+    if manifest.encryption is None:
+        return None
+    passphrase = manifest.encryption.key is not None
+    return {"format": "age", "recipients": list(manifest.encryption.recipients), "passphrase": passphrase}
+
+
+def encryption_text(manifest: Manifest) -> str | None:
+    """Returns `for age1abc…`, or `with a passphrase`; None for a backup in clear."""
+    return None if manifest.encryption is None else look.encryption(encryption_document(manifest))
 
 
 def stored_text(manifest: Manifest) -> str:
@@ -169,6 +188,7 @@ def _show_result(address: str, result: BackupResult, spread: Spread, *, partial:
             **{f"also {n}": copy.address_of(result.directory) for n, copy in enumerate(copies, start=1)},
             "size": format_size(manifest.size_bytes),
             "stored": stored_text(manifest),
+            **({"encrypted": text} if (text := encryption_text(manifest)) else {}),
             "checksum": manifest.checksum,
             "duration": f"{manifest.duration_seconds:.1f} s ({rate}/s)",
         },
@@ -180,9 +200,15 @@ def _show_result(address: str, result: BackupResult, spread: Spread, *, partial:
     for warning in manifest.warnings:
         output.warn(warning)
     next_steps = {
-        "verify": f"dataguardian verify --deep {shlex.quote(address)}",
-        "restore": f"dataguardian restore {shlex.quote(address)} TARGET",
+        "verify": f"dataguardian verify --deep {shlex.quote(address)}{_with_key(manifest)}",
+        "restore": f"dataguardian restore {shlex.quote(address)} TARGET{_with_key(manifest)}",
     }
     if behind:
         next_steps["repair"] = f"dataguardian repair {shlex.quote(address)} {shlex.quote(behind[0][0].address)}"
     output.show_fields("next", next_steps, style="bold")
+
+
+def _with_key(manifest: Manifest) -> str:
+    if manifest.encryption is None:
+        return ""
+    return " --passphrase-file FILE" if manifest.encryption.key else " --identity-file FILE"

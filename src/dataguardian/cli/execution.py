@@ -28,7 +28,7 @@ from dataguardian.cli.things import (
     names,
 )
 from dataguardian.cli.waiting import wait_for
-from dataguardian.domain.errors import CancelledError, DataGuardianError, IntegrityError, UsageError
+from dataguardian.domain.errors import CancelledError, DataGuardianError, IntegrityError, KeyNeededError, UsageError
 
 execution = group("Backups, and runs that did not become one.")
 
@@ -250,6 +250,8 @@ def _where(row: Document) -> dict[str, object]:
 
 
 def _verified(row: Document, *, as_json: bool) -> int:
+    if row["ok"] is None and row["status"] == _ENDED_WELL:
+        return _not_checked(row, as_json=as_json)
     if row["ok"] is None:
         return show_outcome(row, "verification", as_json=as_json)
     if as_json:
@@ -262,6 +264,20 @@ def _verified(row: Document, *, as_json: bool) -> int:
         for error in row["errors"]:
             output.show("  - " + output.visible(error))
     return 0 if row["ok"] else IntegrityError.exit_code
+
+
+def _not_checked(row: Document, *, as_json: bool) -> int:
+    """An encrypted backup that the service has no key for: its stored bytes are good, and that is all."""
+    if as_json:
+        output.show_json(row)
+    else:
+        fields = {
+            "execution": row["execution_id"],
+            "checked": "stored hashes and completeness",
+            "not checked": row["metadata"].get("not_checked", "what the parts hold"),
+        }
+        output.show_fields("the backup is NOT CHECKED deeply", fields, style="bold yellow")
+    return KeyNeededError.exit_code
 
 
 def _typed_name(row: Document, target: Document, *, drop_existing: bool) -> str:
@@ -376,7 +392,8 @@ def _marks(row: Document) -> list[str]:
 def _verification(row: Document) -> str | None:
     if row.get("last_verified_at") is None:
         return "not yet" if row["status"] == _ENDED_WELL else None
-    return f"{look.moment(row['last_verified_at'])}: {'good' if row['last_verification_ok'] else 'DAMAGED'}"
+    words = {True: "good", False: "DAMAGED", None: "the stored bytes are good, the rest was not checked"}
+    return f"{look.moment(row['last_verified_at'])}: {words[row['last_verification_ok']]}"
 
 
 def _show(client: Client, row: Document) -> None:
@@ -396,6 +413,7 @@ def _show(client: Client, row: Document) -> None:
         "stored": look.size(row["compressed_size_bytes"]),
         "backup": row["backup_path"],
         "checksum": row["checksum"],
+        "encrypted": look.encryption(row["metadata"].get("encryption")),
         "verified": _verification(row),
         "pinned": "yes" if row["pinned"] else "no",
         "attempt": row["attempt"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from dataguardian.cli.client import Client, Document, ServiceUrl, connect
 from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.execution import show_outcome
 from dataguardian.cli.groups import Yes, confirmed, group
+from dataguardian.cli.keyoptions import NewPassphraseFile, RecipientsFile, encryption_from
 from dataguardian.cli.options import BandwidthLimit, Json
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, STORAGE, named, names
 from dataguardian.cli.waiting import wait_for
@@ -97,6 +99,16 @@ Enabled = Annotated[
 ]
 
 
+OfRecipients = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipient",
+        metavar="KEY",
+        help="Encrypt for this public key: age1…, 'ssh-ed25519 …' or 'ssh-rsa …'. May be repeated; '' for none.",
+    ),
+]
+
+
 @job.command()
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
@@ -122,6 +134,9 @@ def add(
     also: Also = None,
     strategy: OfStrategy = None,
     lag_seconds: Lag = None,
+    recipient: OfRecipients = None,
+    recipients_file: RecipientsFile = None,
+    passphrase_file: NewPassphraseFile = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
     token_file: TokenFile = None,
@@ -146,6 +161,7 @@ def add(
         stall_minutes=stall_minutes,
         bandwidth_limit=bandwidth_limit,
     )
+    options |= _encryption(recipient, recipients_file, passphrase_file)
     with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
         body = {"name": name, "retention_policy": policy, "backup_options": options, "enabled": enabled is not False}
@@ -182,6 +198,9 @@ def edit(
     also: Also = None,
     strategy: OfStrategy = None,
     lag_seconds: Lag = None,
+    recipient: OfRecipients = None,
+    recipients_file: RecipientsFile = None,
+    passphrase_file: NewPassphraseFile = None,
     enabled: Enabled = None,
     url: ServiceUrl = None,
     token_file: TokenFile = None,
@@ -206,6 +225,7 @@ def edit(
         stall_minutes=stall_minutes,
         bandwidth_limit=bandwidth_limit,
     )
+    options |= _encryption(recipient, recipients_file, passphrase_file)
     with connect(url, token_file) as client:
         options |= _targets(client, also, strategy, lag_seconds)
         row = named(client, JOB, name)
@@ -358,6 +378,14 @@ def _targets(client: Client, also: list[str] | None, strategy: Strategy | None, 
     return {key: value for key, value in given.items() if value is not None}
 
 
+def _encryption(recipients: list[str] | None, recipients_file: Path | None, passphrase_file: Path | None) -> Document:
+    """Returns the option as the API takes it: null ends encryption, and nothing is sent when nothing was given."""
+    if recipients == [""] and recipients_file is None and passphrase_file is None:
+        return {"encryption": None}
+    encryption = encryption_from(recipients, recipients_file, passphrase_file)
+    return {} if encryption is None else {"encryption": encryption.revealed()}
+
+
 def _whole_mb(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes % MIB:
@@ -419,7 +447,7 @@ def _shown_options(options: Document) -> Iterator[tuple[str, Any]]:
     several = bool(options.get("storage_targets"))
     for key, value in options.items():
         if value not in (None, [], ()) and key != "storage_targets" and (several or not key.startswith("storage_")):
-            yield key, value
+            yield (key, look.encryption(value)) if key == "encryption" else (key, value)
 
 
 def _rows(rows: list[Document], sources: dict[str, str], storages: dict[str, str]) -> list[list[Any]]:

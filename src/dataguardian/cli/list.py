@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dataguardian.cli import output
-from dataguardian.cli.backup import StorageAddress, backup_document, stored_text
+from dataguardian.cli.backup import StorageAddress, backup_document, encryption_text, stored_text
 from dataguardian.cli.options import Json
 from dataguardian.cli.signals import STOP, stoppable
 from dataguardian.domain.sizes import format_size
@@ -64,6 +64,7 @@ def _show_backup(address: str, manifest: Manifest) -> None:
         Text.assemble(
             (output.visible(f"{when}  {manifest.name}"), "bold"),
             output.visible(f"  {manifest.engine}  {format_size(manifest.size_bytes)}, {stored_text(manifest)}"),
+            output.visible(f", encrypted {text}") if (text := encryption_text(manifest)) else "",
             (f"  {warnings} warning{'s' if warnings > 1 else ''}", "yellow") if warnings else "",
         ),
         Text(f"  {output.visible(address)}"),

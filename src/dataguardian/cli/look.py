@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 NOTHING = "-"
 ID_LENGTH = 13
 """Of a shown id: a UUID's time, to the millisecond."""
+
+SHOWN_KEY_LENGTH = 80
+SHOWN_KEYS = 3
 
 COPIED = frozenset({"ID", "EXECUTION"})
 """Columns whose values are copied out of a table, and so are never wrapped."""
@@ -53,6 +56,18 @@ def moment(text: str | None) -> str:
 
 def size(size_bytes: float | None) -> str:
     return NOTHING if size_bytes is None else format_size(size_bytes)
+
+
+def encryption(document: Mapping[str, Any] | None) -> str | None:
+    """Returns `for age1abc…, ssh-ed25519 AAAA…` or `with a passphrase`; None for what is in clear."""
+    if document is None:
+        return None
+    if document.get("passphrase"):
+        return "with a passphrase"
+    recipients = [str(text) for text in document["recipients"]]
+    shown = [text if len(text) <= SHOWN_KEY_LENGTH else f"{text[: SHOWN_KEY_LENGTH - 1]}…" for text in recipients]
+    more = f" and {len(shown) - SHOWN_KEYS} more" if len(shown) > SHOWN_KEYS else ""
+    return f"for {', '.join(shown[:SHOWN_KEYS])}{more}"
 
 
 def duration(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dataguardian.cli import output
+from dataguardian.cli.keyoptions import IdentityFiles, PassphraseFile, keys_from
 from dataguardian.cli.options import BackupAddress, Json, PasswordFile, password_from
 from dataguardian.cli.signals import STOP, stoppable
 from dataguardian.domain.sizes import format_size
@@ -25,6 +26,8 @@ def restore(
         bool, typer.Option("--drop-existing", help="Replace what the target holds, at the very end and atomically.")
     ] = False,
     password_file: PasswordFile = None,
+    identity_file: IdentityFiles = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Restore a backup. Until all of it has been checked, the target stays as it is."""
@@ -33,6 +36,7 @@ def restore(
     from dataguardian.core.restore import run_restore
     from dataguardian.engines.base import RestoreOptions
 
+    keys = keys_from(identity_file, passphrase_file)
     stored = bootstrap.open_backup(backup, sleep=STOP.sleep)
     datasource = bootstrap.open_datasource(target, password=password_from(password_file))
     told: list[str] = []
@@ -52,6 +56,7 @@ def restore(
                 options=RestoreOptions(drop_existing=drop_existing, before_swap=STOP.commit),
                 report=progress.report,
                 warn=tell,
+                keys=keys,
             )
         STOP.finish()
     for warning in result.warnings:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from dataguardian.bootstrap import StorageLocation
+    from dataguardian.core.backupkeys import BackupKeys
     from dataguardian.core.scrub import Checked, ScrubReport
 
 _STYLES = {"good": "bold green", "damaged": "bold red", "unchecked": "yellow", "gone": "dim"}
 
 
-def verify_all(address: str, *, sample: float | None, deep: bool, json: bool) -> int:
+def verify_all(address: str, keys: BackupKeys, *, sample: float | None, deep: bool, json: bool) -> int:
     """Checks every backup of a storage, or a sample; returns the exit code."""
     from dataguardian import bootstrap
     from dataguardian.cli.progress import watch
@@ -31,6 +32,7 @@ def verify_all(address: str, *, sample: float | None, deep: bool, json: bool) ->
                 location.storage,
                 sample_percent=sample,
                 validators=bootstrap.validator_of if deep else None,
+                keys=keys,
                 report=progress.report,
                 tell=_tell_nothing if json else _tell_damage,
             )

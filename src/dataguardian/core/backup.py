@@ -32,8 +32,8 @@ from dataguardian.streams.sealing import InOrderHash, pack
 from dataguardian.streams.split import BufferPool, fill, plan_lanes
 
 if TYPE_CHECKING:
+    from dataguardian.core.backupkeys import EncryptionOptions
     from dataguardian.core.encryption import Sealer
-    from dataguardian.core.keys import EncryptionOptions
 
 DEFAULT_PART_SIZE_BYTES = 16 * MIB
 MIN_PART_SIZE_BYTES = 64 * KIB

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
+from dataguardian.core.backupkeys import BackupKeys, EncryptionOptions
 from dataguardian.core.byhand import Guard
 from dataguardian.core.catalog import Backup
-from dataguardian.core.keys import EncryptionOptions, Keys
 from dataguardian.core.objects import read_object
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import Encryption, Manifest, PartRecord, SealedObject
@@ -25,8 +25,8 @@ from dataguardian.streams.codecs import Data
 from dataguardian.streams.sealing import Opener
 
 _GIVE_KEY = (
-    "by hand: --identity-file FILE, --passphrase-file FILE or DATAGUARDIAN_IDENTITY_FILE; the service has the setting "
-    "`decryption`"
+    "--identity-file, --passphrase-file or DATAGUARDIAN_IDENTITY_FILE names it by hand, the setting `decryption` to "
+    "the service"
 )
 
 
@@ -83,7 +83,7 @@ class Unlocked:
     opener: Opener
 
 
-def unlock(storages: Sequence[Storage], backup: Backup, keys: Keys) -> Unlocked:
+def unlock(storages: Sequence[Storage], backup: Backup, keys: BackupKeys) -> Unlocked:
     """Opens an encrypted backup's records with whichever key fits.
 
     Raises KeyNeededError when there is no key, WrongKeyError when none fits, IntegrityError for records that are not
@@ -106,7 +106,7 @@ def unlock(storages: Sequence[Storage], backup: Backup, keys: Keys) -> Unlocked:
     return Unlocked(replace(backup, manifest=manifest, parts=parts), _opener(identities))
 
 
-def _identities(backup: Backup, key: bytes | None, keys: Keys) -> list[Identity]:
+def _identities(backup: Backup, key: bytes | None, keys: BackupKeys) -> list[Identity]:
     """Returns those that were given; a passphrase's is in the backup. Raises WrongKeyError when there is none."""
     identities = [identity for text in keys.identities for identity in parse_identities(text.get_secret_value())]
     for passphrase in keys.passphrases if key is not None else ():

@@ -462,4 +462,14 @@ def details_of(manifest: dict[str, Any], *, adopted: bool) -> dict[str, Any]:
         ],
         "warnings": manifest["warnings"],
         "adopted": adopted,
+        **_encryption_of(manifest),
     }
+
+
+def _encryption_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns for whom a backup is encrypted; nothing for one in clear."""
+    encryption = manifest.get("encryption")
+    if encryption is None:
+        return {}
+    told = {"format": encryption["format"], "recipients": encryption["recipients"]}
+    return {"encryption": told | {"passphrase": encryption["key"] is not None}}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES
+from dataguardian.core.backupkeys import EncryptionOptions
 from dataguardian.core.secrets import revealed
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS
 from dataguardian.core.texts import Text
@@ -34,6 +35,8 @@ class BackupOptions(BaseModel):
     `storage_targets` are ids of storage locations beside the job's own. With `replicate` all of them must hold every
     backup, and one that still lacks a part `storage_lag_seconds` after another one has it is left behind, to be
     repaired by copying; with `fallback` the first one that works gets it.
+
+    `encryption` says for whom every part is encrypted; None is not at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class BackupOptions(BaseModel):
     storage_targets: Annotated[tuple[uuid.UUID, ...], Field(max_length=MOST_TARGETS)] = ()
     storage_strategy: Strategy = Strategy.REPLICATE
     storage_lag_seconds: Annotated[float, Field(gt=0, le=86400)] = DEFAULT_LAG_SECONDS
+    encryption: EncryptionOptions | None = None
 
     @field_validator("storage_targets")
     @classmethod

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataguardian.core.backupkeys import NO_KEYS, BackupKeys
 from dataguardian.core.catalog import Backup
 from dataguardian.core.copies import choose_copy, missing_everywhere
-from dataguardian.core.keys import NO_KEYS, Keys
 from dataguardian.core.overlap import refuse_self_restore
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
@@ -49,7 +49,7 @@ def run_restore(
     warn: Callable[[str], None] = _to_nobody,
     others: Sequence[Storage] = (),
     checksum: str | None = None,
-    keys: Keys = NO_KEYS,
+    keys: BackupKeys = NO_KEYS,
 ) -> RestoreResult:
     """Restores a backup, or the named streams of it, into the engine's datasource.
 

@@ -20,14 +20,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.audit import Audit
 from dataguardian.core.context import Context
+from dataguardian.core.decryption import ENCRYPTION, keys_for
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.work import Work
 from dataguardian.db.models import StorageLocation
 from dataguardian.db.repositories.definitions import StorageRepository
+from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.db.repositories.samples import SampleRepository, Tally
 from dataguardian.domain.cron import parse_schedule
-from dataguardian.domain.errors import ConflictError, NotFoundError
+from dataguardian.domain.errors import ConflictError, NotFoundError, SecretUnreadableError
 from dataguardian.domain.states import EntityType, NotificationType, Severity, StorageStatus
 
 SETTING = "scrub"
@@ -179,11 +181,21 @@ class Sampling:
         queued = 0
         for execution_id in chosen:
             try:
-                await self._work.start_verification(execution_id, deep=settings.deep, scheduled=True)
+                deep = settings.deep and await self._can_open(execution_id)
+                await self._work.start_verification(execution_id, deep=deep, scheduled=True)
             except (ConflictError, NotFoundError):  # deleted by now, or another scheduler was faster
                 continue
             queued += 1
         return queued, not chosen
+
+    async def _can_open(self, execution_id: uuid.UUID) -> bool:
+        """Tells whether a backup is in clear, or this service has keys; the stored bytes of others can be checked."""
+        async with self._context.db.read() as session:
+            execution = await ExecutionRepository(session).get(execution_id)
+        try:
+            return not execution.details.get(ENCRYPTION) or bool(await keys_for(self._context, execution))
+        except SecretUnreadableError:
+            return False
 
     async def _close(self, sample: Sample, storages: Mapping[uuid.UUID, StorageLocation]) -> None:
         """Marks a sample as done, once; what could not be checked is told of then, because it is no rot."""

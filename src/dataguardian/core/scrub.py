@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+from dataguardian.core.backupkeys import NO_KEYS, BackupKeys
 from dataguardian.core.catalog import Listing, list_backups, load_manifest
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.verify import VerifyReport, run_verify
@@ -84,11 +85,13 @@ def run_scrub(
     *,
     sample_percent: float | None = None,
     validators: Validators | None = None,
+    keys: BackupKeys = NO_KEYS,
     report: Report = silent,
     tell: Callable[[Checked], None] = _tell_nobody,
 ) -> ScrubReport:
     """Checks every backup of a storage, oldest first, or so many percent of them; with `validators` deeply.
 
+    Of an encrypted backup that none of `keys` opens the stored bytes are checked; deeply, it counts as unchecked.
     `tell` is called with each result as it comes.
 
     Raises StorageError when the storage cannot even be listed. One that goes away later ends the scrub: what was
@@ -101,7 +104,7 @@ def run_scrub(
     outcome = ScrubReport(
         left_out=len(listing.backups) + len(listing.unreadable) - len(chosen), unfinished=list(listing.unfinished)
     )
-    scrub = _Scrub(storage, validators, _Overall(report, known, chosen))
+    scrub = _Scrub(storage, validators, keys, _Overall(report, known, chosen))
     for directory in chosen:
         outcome.checked.append(scrub.check(directory, known.get(directory)))
         tell(outcome.checked[-1])
@@ -121,9 +124,10 @@ def sampled(listing: Listing, percent: float | None) -> list[str]:
 class _Scrub:
     """One scrub in progress. `_away` is why the storage is not asked any more."""
 
-    def __init__(self, storage: Storage, validators: Validators | None, overall: _Overall) -> None:
+    def __init__(self, storage: Storage, validators: Validators | None, keys: BackupKeys, overall: _Overall) -> None:
         self._storage = storage
         self._validators = validators
+        self._keys = keys
         self._overall = overall
         self._away: StorageError | None = None
 
@@ -145,6 +149,8 @@ class _Scrub:
             return Checked(directory, Verdict.UNCHECKED, nothing, error)
         finally:
             self._overall.end()
+        if found.ok is None:
+            return Checked(directory, Verdict.UNCHECKED, found, found.not_checked)
         found.level = level
         if found.ok:
             return Checked(directory, Verdict.GOOD, found)
@@ -160,7 +166,7 @@ class _Scrub:
             validate = None
         else:
             validate = self._validators(manifest) if self._validators else None
-        return run_verify(self._storage, directory, validate=validate, report=self._overall.tell)
+        return run_verify(self._storage, directory, validate=validate, keys=self._keys, report=self._overall.tell)
 
     def _is_gone(self, directory: str) -> bool:
         """Tells whether a backup is being deleted: its manifest goes first."""

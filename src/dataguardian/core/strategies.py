@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dataguardian.core.backup import BackupPlan, BackupResult, run_backup
-from dataguardian.core.keys import EncryptionOptions
+from dataguardian.core.backupkeys import EncryptionOptions
 from dataguardian.core.progress import Report, silent
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS, Target, TargetOutcome, Targets, none_took_it
 from dataguardian.domain.errors import CancelledError, DataGuardianError, StorageError

@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dataguardian.core.audit import Audit
+from dataguardian.core.backupkeys import BackupKeys
 from dataguardian.core.cleanup import PRUNING_SETTING as PRUNING
 from dataguardian.core.cleanup import SETTING as CLEANUP
 from dataguardian.core.context import Context
+from dataguardian.core.decryption import SETTING as DECRYPTION
 from dataguardian.core.events import SETTING as NOTIFICATIONS
 from dataguardian.core.guards import CleanupSettings
 from dataguardian.core.pictures import Picture, differences
@@ -56,6 +58,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     NOTIFICATIONS: Definition(settings_type, "Channels, and which notifications go to which of them; a daily digest"),
     CLEANUP: Definition(lambda: CleanupSettings, "When backups are cleaned up, and what one pass may do", _check_cron),
     SCRUB: Definition(lambda: ScrubSettings, "How many stored backups are verified every week, and when"),
+    DECRYPTION: Definition(lambda: BackupKeys, "Keys that open encrypted backups for restores and deep verification"),
     PRUNING: Definition(lambda: PruningSettings, "For how many days rows are kept that nobody needs for long"),
 }
 

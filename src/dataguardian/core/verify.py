@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dataguardian.core.backupkeys import NO_KEYS, BackupKeys
 from dataguardian.core.catalog import Backup, load_backup
-from dataguardian.core.keys import NO_KEYS, Keys
 from dataguardian.core.objects import read_object
 from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
@@ -49,7 +49,7 @@ def run_verify(
     directory: str,
     *,
     validate: StreamValidator | None = None,
-    keys: Keys = NO_KEYS,
+    keys: BackupKeys = NO_KEYS,
     report: Report = silent,
 ) -> VerifyReport:
     """Checks one backup and returns everything that is wrong with it; with `validate` it checks deeply.
@@ -123,7 +123,7 @@ def _object_problems(storage: Storage, backup: Backup) -> Iterator[str]:
             yield error.message
 
 
-def _unlocked(storage: Storage, backup: Backup, keys: Keys) -> tuple[Backup, Opener]:
+def _unlocked(storage: Storage, backup: Backup, keys: BackupKeys) -> tuple[Backup, Opener]:
     from dataguardian.core.encryption import unlock  # noqa: PLC0415 -- 25 MB that a backup in clear can do without
 
     unlocked = unlock([storage], backup, keys)

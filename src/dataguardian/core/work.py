@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dataguardian.core.acting import current_actor
+from dataguardian.core.acting import acting, current_actor
 from dataguardian.core.audit import Audit
 from dataguardian.core.behind import note_damage, note_repaired, note_unrepaired
 from dataguardian.core.context import Context
@@ -53,7 +53,7 @@ from dataguardian.db.repositories.restores import (
 )
 from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
-from dataguardian.domain.access import ActorKind, Permission
+from dataguardian.domain.access import SYSTEM, ActorKind, Permission
 from dataguardian.domain.errors import (
     ConflictError,
     ForbiddenError,
@@ -153,7 +153,8 @@ class Work:
             await RestoreRepository(session).add(row)
             await self._told(session, "create", row)
         await self._enqueue_or_take_back(row)
-        await self._make_way()
+        with acting(SYSTEM):  # of everybody's verifications, whoever restores
+            await self._make_way()
         return row
 
     async def start_verification(self, execution_id: uuid.UUID, *, deep: bool, scheduled: bool = False) -> Verification:
@@ -267,7 +268,8 @@ class Work:
                 return False
             if isinstance(row, Verification):
                 row.ok, row.errors = result["ok"], list(result["errors"])
-                row.details = row.details | {"level": result["level"], "parts": result["parts"]}
+                told = {key: result[key] for key in ("level", "parts", "not_checked") if key in result}
+                row.details = row.details | told
                 news = row.ok is False and not await _is_known(session, row)
                 pending = await self._alarm(session, claim, row.errors) if news else []
                 if "targets" in result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dataguardian.core.backupkeys import BackupKeys, EncryptionOptions
 from dataguardian.core.catalog import Backup, load_backup
 from dataguardian.core.copies import choose_copy
 from dataguardian.core.repair import run_repair
@@ -16,6 +17,7 @@ from dataguardian.domain.errors import (
     CancelledError,
     DataGuardianError,
     IntegrityError,
+    KeyNeededError,
     NotFoundError,
     StorageError,
 )
@@ -62,6 +64,7 @@ def _backup(task: Task, order: BackupOrder, link: Link) -> dict[str, Any]:
         report=link.report,
         before_publish=link.confirm,
         tell=warn,
+        encryption=EncryptionOptions.model_validate(order.encryption) if order.encryption else None,
     )
     for warning in result.manifest.warnings:
         warn(warning)
@@ -88,6 +91,7 @@ def _restore(order: RestoreOrder, engine: Engine, storages: Sequence[Storage], l
         warn=warn,
         others=storages[1:],
         checksum=order.checksum,
+        keys=BackupKeys.model_validate(order.keys),
     )
     for warning in [text for text in done.warnings if text not in told]:
         warn(warning)
@@ -105,14 +109,17 @@ def _verify(order: VerifyOrder, places: Sequence[Place], link: Link) -> dict[str
     """Checks every copy. One that cannot be reached is not checked, which is no damage; none at all is an error."""
     if len(places) == 1:
         outcome = _verified(order, places[0], link)
-        return {"ok": outcome.ok, "level": outcome.level, "parts": outcome.parts, "errors": outcome.errors}
+        told = {"ok": outcome.ok, "level": outcome.level, "parts": outcome.parts, "errors": outcome.errors}
+        return told | _not_checked(outcome.not_checked)
     copies = [_copy(order, place, link) for place in places]
     checked = [copy for copy in copies if copy.error is None]
     if not checked:
         raise next(copy.error for copy in copies if copy.error is not None)
-    return {
-        "ok": all(not copy.problems for copy in checked),
-        "level": "deep" if order.deep else "stored",
+    lacking = next((copy.not_checked for copy in checked if copy.not_checked), None)
+    good = all(not copy.problems for copy in checked)
+    return _not_checked(lacking) | {
+        "ok": None if good and lacking else good,
+        "level": "deep" if order.deep and not lacking else "stored",
         "parts": max(copy.parts for copy in checked),
         "errors": [f"{copy.name}: {problem}" for copy in checked for problem in copy.problems],
         "targets": [copy.document() for copy in copies],
@@ -127,11 +134,22 @@ class _Copy:
         self.parts = 0
         self.problems: list[str] = []
         self.error: DataGuardianError | None = None
+        self.not_checked: KeyNeededError | None = None
 
     def document(self) -> dict[str, Any]:
         if self.error is not None:
             return {"ok": None, "message": f"not checked: {self.error.message}"}
+        if self.not_checked is not None and not self.problems:
+            return {
+                "ok": None,
+                "message": f"its stored bytes are good, the rest was not checked: {self.not_checked.message}",
+            }
         return {"ok": not self.problems, "message": "; ".join(self.problems[:5])}
+
+
+def _not_checked(error: KeyNeededError | None) -> dict[str, str]:
+    """Why an encrypted backup was checked at a lower level than was asked for; nothing when it was not."""
+    return {} if error is None else {"not_checked": f"{error.message} ({error.hint})"}
 
 
 def _copy(order: VerifyOrder, place: Place, link: Link) -> _Copy:
@@ -145,14 +163,15 @@ def _copy(order: VerifyOrder, place: Place, link: Link) -> _Copy:
     except DataGuardianError as error:
         copy.error = error
     else:
-        copy.parts, copy.problems = outcome.parts, outcome.errors
+        copy.parts, copy.problems, copy.not_checked = outcome.parts, outcome.errors, outcome.not_checked
     return copy
 
 
 def _verified(order: VerifyOrder, place: Place, link: Link) -> VerifyReport:
     storage = _open(place, link)
     validate = ENGINES.by_type(load_backup(storage, order.directory).manifest.engine).validate if order.deep else None
-    return run_verify(storage, order.directory, validate=validate, report=link.report)
+    keys = BackupKeys.model_validate(order.keys)
+    return run_verify(storage, order.directory, validate=validate, keys=keys, report=link.report)
 
 
 def _adopted(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dataguardian.core.backup import BackupPlan
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS
@@ -28,7 +28,8 @@ class _Line(BaseModel):
 class BackupOrder(_Line):
     """`earlier` are directories of earlier attempts: a valid manifest there is adopted instead of dumping again.
 
-    `bandwidth_limit_mbps` holds for each storage on its own, beside the storage's own limit.
+    `bandwidth_limit_mbps` holds for each storage on its own, beside the storage's own limit. `encryption` is the job's,
+    with a passphrase in clear.
     """
 
     plan: BackupPlan
@@ -36,20 +37,26 @@ class BackupOrder(_Line):
     strategy: Strategy = Strategy.REPLICATE
     lag_seconds: float = DEFAULT_LAG_SECONDS
     bandwidth_limit_mbps: float | None = None
+    encryption: dict[str, Any] | None = Field(default=None, repr=False)
 
 
 class RestoreOrder(_Line):
-    """`checksum` is the backup's, when it is known: of several storages, one that holds another backup is not read."""
+    """`checksum` is the backup's, when it is known: of several storages, one that holds another backup is not read.
+
+    `keys` open an encrypted backup: identities and passphrases in clear.
+    """
 
     directory: str
     checksum: str | None = None
     drop_existing: bool = False
     streams: tuple[str, ...] = ()
+    keys: dict[str, list[str]] = Field(default={}, repr=False)
 
 
 class VerifyOrder(_Line):
     directory: str
     deep: bool = False
+    keys: dict[str, list[str]] = Field(default={}, repr=False)
 
 
 class RepairOrder(_Line):

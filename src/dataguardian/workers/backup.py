@@ -109,6 +109,7 @@ def _task(claim: Claim, vault: Vault) -> tuple[Task, BackupOptions]:
         strategy=options.storage_strategy,
         lag_seconds=options.storage_lag_seconds,
         bandwidth_limit_mbps=options.bandwidth_limit_mbps,
+        encryption=options.encryption.revealed() if options.encryption else None,
     )
     return Task(**places_of(claim.storages, vault), engine=engine, backup=order), options
 

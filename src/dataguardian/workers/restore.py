@@ -9,13 +9,15 @@ import asyncio
 import uuid
 from functools import partial
 
+from dataguardian.core.backupkeys import NO_KEYS, BackupKeys
 from dataguardian.core.context import Context
+from dataguardian.core.decryption import keys_for
 from dataguardian.core.executions import Failed
 from dataguardian.core.logbook import Logbook
 from dataguardian.core.safekeeping import opened_config
 from dataguardian.core.vault import Vault
 from dataguardian.core.work import Kind, Work, WorkClaim
-from dataguardian.db.models import Repair, Verification
+from dataguardian.db.models import Repair, Restore, Verification
 from dataguardian.domain.errors import CancelledError
 from dataguardian.queues.consumer import NoRetry
 from dataguardian.queues.producer import QueueJob
@@ -55,7 +57,8 @@ class RestoreWorker:
         async with kept(self._context, hold, cancelled=cancelled, stopping=self._stopping) as lost:
             try:
                 news = callbacks(self._context, hold, logbook, cancelled)
-                result = await run_task(_task(claim, self._context.vault), news, cancelled=cancelled)
+                keys = await _keys(self._context, claim)
+                result = await run_task(_task(claim, self._context.vault, keys), news, cancelled=cancelled)
             except CancelledError:
                 await self._stopped(claim, logbook, lost=lost.is_set())
             except Exception as error:  # noqa: BLE001 -- whatever it is, the row must not stay `running`
@@ -80,12 +83,18 @@ class RestoreWorker:
         raise NoRetry(failed.message)
 
 
-def _task(claim: WorkClaim, vault: Vault) -> Task:
+async def _keys(context: Context, claim: WorkClaim) -> BackupKeys:
+    """Returns what the runner needs: keys that it has no use for do not leave the catalogue."""
+    opens = isinstance(claim.row, Restore) or (isinstance(claim.row, Verification) and claim.row.deep)
+    return await keys_for(context, claim.execution) if opens else NO_KEYS
+
+
+def _task(claim: WorkClaim, vault: Vault, keys: BackupKeys) -> Task:
     """Builds the runner's task."""
     directory, checksum = str(claim.execution.backup_path), claim.execution.checksum
     places = places_of(claim.storages, vault)
     if isinstance(claim.row, Verification):
-        return Task(**places, verify=VerifyOrder(directory=directory, deep=claim.row.deep))
+        return Task(**places, verify=VerifyOrder(directory=directory, deep=claim.row.deep, keys=keys.revealed()))
     if isinstance(claim.row, Repair):
         return Task(**places, repair=RepairOrder(directory=directory, checksum=checksum))
     if claim.target is None:
@@ -95,6 +104,7 @@ def _task(claim: WorkClaim, vault: Vault) -> Task:
         checksum=checksum,
         drop_existing=claim.row.drop_existing,
         streams=tuple(claim.row.streams),
+        keys=keys.revealed(),
     )
     engine = opened_config(claim.target, vault)
     return Task(**places, engine=engine, restore=order)

@@ -53,7 +53,7 @@ class EncryptionOptions(BaseModel):
         return {"passphrase": self.passphrase.get_secret_value()}
 
 
-class Keys(BaseModel):
+class BackupKeys(BaseModel):
     """What encrypted backups are opened with: contents of identity files, and passphrases."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,4 +82,4 @@ class Keys(BaseModel):
         }
 
 
-NO_KEYS = Keys()
+NO_KEYS = BackupKeys()
