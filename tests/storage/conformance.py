@@ -75,7 +75,16 @@ class Harness(ABC):
     """How many are listed: all of them once per implementation, a few pages of them on its further peers."""
 
     reads_whole: ClassVar[bool] = True
-    """False where the peer itself mixes an object that is being replaced into what it sends of the old one."""
+    """False where the peer itself, while an object is replaced, promises the length of the old content and sends the
+    beginning of the new one: then a read may give a longer content cut to the length of a shorter one.
+
+    rclone does: it looks an object up, tells its length, and opens it then. `rclone serve s3` 1.75.2, asked by boto3
+    alone (two writers of 1 MiB of A and 2 MiB of B, one reader), gave 1 MiB of B as a whole object in 1 to 4 of some 50
+    reads, with each --vfs-cache-mode (off, minimal, writes, full); the other way round the connection ends too early,
+    which a client sees and tries again. On an SFTP remote it is the same, where each put is renamed into place. moto,
+    which keeps what each put brought apart, never did. No header would tell a client; our hashes do, and parts are
+    never replaced by others.
+    """
 
     keeps_folders: ClassVar[bool] = True
     """False where the peer itself, told to delete an object with the name of a folder, deletes what is in it."""
@@ -282,6 +291,7 @@ class StorageConformance:
     def test_two_writers_leave_one_whole_object(self, harness: Harness) -> None:
         """Whoever wins, each read in between gives the one content or the other, never a mixture."""
         contents = [pattern("one", MIB), pattern("two", 2 * MIB)]
+        given = contents if harness.reads_whole else [*contents, contents[1][:MIB]]
         harness.open().put("job/same", contents[0])
 
         def write(content: bytes) -> None:
@@ -291,8 +301,8 @@ class StorageConformance:
 
         def read() -> None:
             storage = wrap(harness.open())
-            for _ in range(20 if harness.reads_whole else 0):
-                assert storage.get("job/same", 2 * MIB) in contents
+            for _ in range(20):
+                assert storage.get("job/same", 2 * MIB) in given
 
         in_parallel(lambda: write(contents[0]), lambda: write(contents[1]), read)
         assert harness.open().get("job/same", 2 * MIB) in contents

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from dataguardian.storage.base import Storage
 from dataguardian.storage.rclone import RcloneConfig
@@ -17,6 +18,8 @@ from tests.storage.processes import program
 
 
 class SftpRemoteHarness(SshHarness):
+    reads_whole: ClassVar[bool] = False
+
     def __init__(self, server: SshServer, folder: Path) -> None:
         super().__init__(server, folder)
         self._files = 0
