@@ -94,7 +94,6 @@ def test_a_port_that_is_taken(own_service: Service, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "env", "word"),
     [
-        (["--host", "0.0.0.0"], {}, "loopback"),
         (["--role", "boss"], {}, "known: all, api, worker, scheduler"),
         (["--role", "worker"], {}, "DATABASE_URL"),
         (["--port", "70000"], {}, "65535"),

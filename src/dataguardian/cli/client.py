@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import typer
 
-from dataguardian.cli import output
+from dataguardian.cli import output, tls
 from dataguardian.cli.credentials import Credentials, credentials, is_loopback
 from dataguardian.domain import errors
 from dataguardian.domain.errors import DataGuardianError, JsonValue, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     import httpx
+
+    from dataguardian.settings import Settings
 
 URL_VARIABLE = "DATAGUARDIAN_URL"
 CONNECT_SECONDS = 3.0
@@ -76,7 +78,8 @@ class Client:
         self._shown = shown or Credentials("", None)
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         # No proxy of the environment: the service listens on this machine.
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        verify = tls.context_for(url) if url.startswith("https:") else False
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=verify)
 
     def __enter__(self) -> Self:
         return self
@@ -189,14 +192,14 @@ def _local_url() -> str:
     """Returns where a service with this environment listens."""
     from dataguardian.settings import Settings
 
-    settings = Settings.from_environment()
-    return service_url(settings.host, settings.port)
+    return service_url(Settings.from_environment())
 
 
-def service_url(host: str, port: int) -> str:
-    """Returns where a service that listens there is reached from its own machine."""
-    name = _EVERYWHERE.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+def service_url(settings: Settings) -> str:
+    """Returns where a service with these settings is reached from its own machine."""
+    name = _EVERYWHERE.get(settings.host, settings.host)
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://[{name}]:{settings.port}" if ":" in name else f"{scheme}://{name}:{settings.port}"
 
 
 @contextmanager
@@ -210,6 +213,9 @@ def _translated(url: str) -> Iterator[None]:
             f"the service at {url} did not answer in time", hint="look at its log; `dataguardian status` asks again"
         ) from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
+        reason = tls.reason_of(error)
+        if reason is not None:
+            raise UnreachableError(f"the certificate of {url} is not trusted: {reason}", hint=tls.HINT) from error
         raise UnreachableError(
             f"no service answers at {url}",
             hint=f"start one with `dataguardian up`, or say where it is with --url or {URL_VARIABLE}",

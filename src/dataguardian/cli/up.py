@@ -71,7 +71,7 @@ def _announce(settings: Settings, role: str, setup_token: str | None, *, is_sqli
         "event": "ready",
         "version": __version__,
         "role": role,
-        "url": service_url(settings.host, settings.port) if role in LISTENING else None,
+        "url": service_url(settings) if role in LISTENING else None,
         "home": str(settings.home),
         "catalogue": "sqlite" if is_sqlite else "postgresql",
         "queue": "redis" if settings.redis_url else "embedded",
