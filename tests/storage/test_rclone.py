@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
@@ -32,7 +33,7 @@ from dataguardian.domain.urls import parse_url
 from dataguardian.storage.rclone import ADAPTER, RcloneConfig, daemon
 from dataguardian.storage.rclone.daemon import RcloneError
 from dataguardian.storage.rclone.storage import TEMPORARY_PREFIX, _translation
-from dataguardian.storage.registry import build_storage, storage_config
+from dataguardian.storage.registry import build_storage, storage_config, storage_document
 from tests.storage.conformance import listed, pattern
 from tests.storage.peers import shared
 from tests.storage.processes import program
@@ -196,6 +197,107 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
     """Before anything is started."""
     with pytest.raises(UsageError):
         storage_config(parse_url(address))
+
+
+@pytest.mark.parametrize(
+    "remote", [":local", "local,copy_links=true", ":sftp,host=h,pass=geheim-7", "al:x", "a{b}", "un "]
+)
+def test_a_connection_string_is_no_remote(remote: str) -> None:
+    """Refused in every form, with the way to make a remote of it, and without repeating a password that it may hold."""
+    addresses = [f"rclone://{remote}/x", f"rclone://{quote(remote, safe='')}/x"]
+    reads = [lambda address=address: storage_config(parse_url(address)) for address in addresses]
+    for read in [*reads, lambda: storage_document({"type": "rclone", "remote": remote})]:
+        with pytest.raises(UsageError) as caught:
+            read()
+        assert HIDDEN not in f"{caught.value.message}{caught.value.hint}"
+    assert "connection string" in caught.value.message
+
+
+WRAPPERS = {
+    "alias": "[it]\ntype = alias\nremote = disk:{root}/a\n",
+    "crypt": "[it]\ntype = crypt\nremote = disk:{root}/a\npassword = {secret}\n",
+    "crypt with plain names": (
+        "[it]\ntype = crypt\nremote = disk:{root}/a\npassword = {secret}\nfilename_encryption = off\n"
+    ),
+    "union": "[it]\ntype = union\nupstreams = disk:{root}/a disk:{root}/b\n",
+    "alias of a crypt of a union": (
+        "[both]\ntype = union\nupstreams = disk:{root}/a disk:{root}/b\n"
+        "[sealed]\ntype = crypt\nremote = both:\npassword = {secret}\n"
+        "[it]\ntype = alias\nremote = sealed:\n"
+    ),
+    "union without a name": "[it]\ntype = alias\nremote = :union,upstreams='{root}/a {root}/b':\n",
+    "combine": "[it]\ntype = combine\nupstreams = root=disk:{root}/a other=disk:{root}/b\n",
+    "chunker": "[it]\ntype = chunker\nremote = disk:{root}/a\nchunk_size = 64k\n",
+    "compress": "[it]\ntype = compress\nremote = disk:{root}/a\n",
+    "hasher": "[it]\ntype = hasher\nremote = disk:{root}/a\nhashes = sha256\n",
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_remote_on_remotes(tmp_path: Path, kind: str) -> None:
+    """What rclone lays over other remotes keeps the contract: whole, listed under its name and size, replaced, gone."""
+    secret = subprocess.check_output([program("rclone"), "obscure", HIDDEN], text=True).strip()
+    file = tmp_path / "rclone.conf"
+    text = WRAPPERS[kind].format(root=tmp_path, secret=secret)
+    file.write_text(f"[disk]\ntype = local\n{text}", encoding="utf-8")
+    for name in "ab":  # in both, so that a union has the choice
+        (tmp_path / name).mkdir()
+    config = RcloneConfig(remote="it", path="root/job" if kind == "combine" else "job", config_file=str(file))
+    subprocess.run([program("rclone"), "--config", file, "mkdir", f"it:{config.path}"], check=True)
+    if "union" in kind:
+        shutil.copytree(tmp_path / "a", tmp_path / "b", dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
+    storage = build_storage(config)
+    storage.check()
+    sizes = {f"run 1/é{number}.zst": 100_000 + number for number in range(8)}
+    for turn in ("first", "second"):
+        for path, size_bytes in sizes.items():
+            storage.put(path, pattern(turn + path, size_bytes))
+        for path, size_bytes in sizes.items():
+            assert storage.get(path, size_bytes) == pattern(turn + path, size_bytes)
+            assert storage.stat(path).size_bytes == size_bytes
+        assert listed(storage) == sizes
+    assert list(storage.folders()) == ["run 1"]
+    assert (storage.free_space() or 0) > 0
+    if "crypt" in kind:
+        stored = b"".join(path.read_bytes() for path in tmp_path.glob("[ab]/**/*") if path.is_file())
+        assert pattern("second" + next(iter(sizes)), 1000) not in stored
+    for path in sizes:
+        storage.delete(path)
+    assert listed(storage) == {}
+
+
+def test_a_remote_of_variables_on_a_union(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remotes that only variables define are seen through as those of the configuration are."""
+    program("rclone")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
+    monkeypatch.setenv("RCLONE_CONFIG_DGBOTH_TYPE", "union")
+    monkeypatch.setenv("RCLONE_CONFIG_DGBOTH_UPSTREAMS", f"{tmp_path}/a {tmp_path}/b")
+    monkeypatch.setenv("RCLONE_CONFIG_DGTOP_TYPE", "alias")
+    monkeypatch.setenv("RCLONE_CONFIG_DGTOP_REMOTE", "dgboth:")
+    storage = build_storage(storage_config(parse_url("rclone://dgtop")))
+    for turn in (b"one", b"two two", b"3"):
+        for name in map(str, range(8)):
+            storage.put(name, turn)
+        assert {storage.get(str(name), 10) for name in range(8)} == {turn}
+
+
+def test_the_password_of_the_configuration_by_the_environment(
+    config: RcloneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RCLONE_CONFIG_PASS, or the command of RCLONE_PASSWORD_COMMAND, open it as they do for rclone."""
+    command = [program("rclone"), "config", "encryption", "set", "--password-command", f"echo {HIDDEN}"]
+    environment = {**os.environ, "RCLONE_CONFIG": str(config.config_file), "RCLONE_CONFIG_PASS": HIDDEN}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    monkeypatch.setenv("RCLONE_CONFIG_PASS", HIDDEN)
+    build_storage(config).check()
+    monkeypatch.delenv("RCLONE_CONFIG_PASS")
+    with pytest.raises(StorageUnreachableError):
+        build_storage(config).check()
+    monkeypatch.setenv("RCLONE_PASSWORD_COMMAND", f"echo {HIDDEN}")
+    build_storage(config).check()
 
 
 def test_an_unknown_remote_is_unreachable(config: RcloneConfig) -> None:

@@ -25,7 +25,10 @@ _REMOTE = re.compile(r"[\w.+@][\w.+@ -]*")
 
 def _remote(name: str) -> str:
     if not _REMOTE.fullmatch(name) or name.endswith(" "):
-        raise ValueError("this is not the name of a remote, as `rclone listremotes` shows it without the colon")
+        raise ValueError(
+            "this is not the name of a remote, as `rclone listremotes` shows it without the colon; a connection string"
+            " (`name,option=value` or `:type`) is none: `rclone config` makes a remote of it"
+        )
     return name
 
 
@@ -59,7 +62,8 @@ class RcloneConfig(RemoteConfig):
             return cls.model_validate(dict(url.query) | {"remote": url.host, "path": url.path.removeprefix("/")})
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise UsageError(f"{url} is not the address of an rclone:// storage: {wrong}", hint=_EXAMPLE) from None
+            # Without the address: what was meant as a connection string may hold a password.
+            raise UsageError(f"that is not the address of an rclone:// storage: {wrong}", hint=_EXAMPLE) from None
 
     def describe(self) -> str:
         query = {"config_file": self.config_file} if self.config_file else {}

@@ -198,6 +198,7 @@ class _Remote:
     def __init__(self, config: RcloneConfig) -> None:
         self._daemon = Daemon.of(_setup(config))
         self._timeout_seconds = config.timeout_seconds
+        self._joined: bool | None = None
         version = tuple(self._daemon.call("core/version")["decomposed"][:2])
         if version < OLDEST:
             raise MissingToolError(
@@ -252,8 +253,12 @@ class _Remote:
         return found
 
     def move(self, source: str, target: str, size_bytes: int) -> None:
-        """Replaces what is there, at best in one step. Somebody's delete may prune the folder that it is to go to."""
-        for _ in range(_RACES):
+        """Replaces what is there, at best in one step. Somebody's delete may prune the folder that it is to go to.
+
+        A union keeps what has one name in several places: what is there would stay in the one and hide the new one in
+        the other, so that it is removed first.
+        """
+        for _ in range(0 if self._is_union() else _RACES):
             try:
                 return self._move(source, target, size_bytes, NoCheckDest=True)
             except RcloneError as error:
@@ -307,9 +312,31 @@ class _Remote:
 
     def _exact_name(self, name: str) -> str:
         """Returns the remote's name as it is configured: in an address, hosts lose their case."""
-        known: list[str] = self._daemon.call("config/listremotes").get("remotes") or []
+        known = self._names()
         alike = [other for other in known if other.lower() == name.lower()]
         return alike[0] if name not in known and len(alike) == 1 else name
+
+    def _names(self) -> list[str]:
+        return self._daemon.call("config/listremotes").get("remotes") or []
+
+    def _is_union(self) -> bool:
+        """Tells whether the remote is a union, or lies on one: an alias, a crypt, … of it. Asked once."""
+        if self._joined is None:
+            self._joined = self._lies_on_union(self._fs.partition(":")[0], set())
+        return self._joined
+
+    def _lies_on_union(self, name: str, seen: set[str]) -> bool:
+        seen.add(name)
+        texts = [str(self._option(name, option)) for option in ("type", "remote", "upstreams")]
+        if texts[0] == "union" or any(":union" in text for text in texts):
+            return True
+        below = {other for other in self._names() if any(f"{other}:" in text for text in texts[1:])}
+        return any(self._lies_on_union(other, seen) for other in sorted(below - seen))
+
+    def _option(self, name: str, option: str) -> object:
+        """Returns an option of a remote, from rclone's configuration or from where it is defined by variables."""
+        variable = f"RCLONE_CONFIG_{name}_{option}".upper().replace("-", "_")
+        return os.environ.get(variable) or self._daemon.call("config/get", name=name).get(option, "")
 
 
 def _setup(config: RcloneConfig) -> Setup:
