@@ -50,6 +50,22 @@ COOKIE = "dataguardian"
 STATE = "dataguardian_session"
 
 
+SECURITY_SCHEMES: dict[str, dict[str, str]] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "dgt_…",
+        "description": "A token: POST /api/tokens, or `dataguardian token create` on the machine that holds the home",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A session: POST /api/session sets the cookie, over TLS with `__Host-` before its name",
+    },
+}
+
+
 @dataclass(frozen=True)
 class Here:
     """The session that makes a request."""

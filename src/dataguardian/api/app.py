@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from dataguardian import __version__
 from dataguardian.api import errors
-from dataguardian.api.access import Access, declared, requires
+from dataguardian.api.access import SECURITY_SCHEMES, Access, declarations, declared, requires
 from dataguardian.api.gate import Gate
 from dataguardian.api.routes import (
     audit,
@@ -21,6 +21,7 @@ from dataguardian.api.routes import (
     executions,
     health,
     notifications,
+    recovery,
     session,
     storage_locations,
     system,
@@ -38,12 +39,14 @@ ROUTERS = (
     storage_locations.router,
     backup_jobs.router,
     executions.router,
+    recovery.objects,
     work.restores,
     work.repairs,
     work.verifications,
     health.router,
     notifications.router,
     system.router,
+    recovery.router,
     configuration.router,
     audit.router,
     session.setup,
@@ -56,7 +59,8 @@ ROUTERS = (
 )
 _ABOUT = (
     "Backups that are known to restore. Lists take `page` and `limit`; times are RFC 3339 in UTC, sizes bytes; every "
-    "error is `{error, message, details}`. Every request says who makes it, by a token or by a session."
+    "error is `{error, message, details}`. Every request says who makes it, by a token or by a session; `x-permission` "
+    "is what it takes. A change by session needs the headers Origin and X-CSRF-Token, too."
 )
 
 
@@ -98,8 +102,24 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Returns the API's own document, made when it is first asked for."""
         if not self.openapi_schema:
-            schemas = super().openapi()["components"]["schemas"]
+            made = super().openapi()
+            components = made["components"]
             schema = ErrorOut.model_json_schema(ref_template="#/components/schemas/{model}")
             schema.pop("$defs", None)  # they are components already
-            schemas.setdefault(errors.SCHEMA_NAME, schema)
+            components["schemas"].setdefault(errors.SCHEMA_NAME, schema)
+            components["securitySchemes"] = SECURITY_SCHEMES
+            made["security"] = [{name: []} for name in SECURITY_SCHEMES]
+            for route in self.state.routes:
+                _say_who(made["paths"].get(route.path_format, {}), route)
         return super().openapi()
+
+
+def _say_who(path: dict[str, Any], route: APIRoute) -> None:
+    """Adds to each of a route's operations which permission it needs, or that it needs nobody to sign in."""
+    needed = declarations(route)
+    for method in route.methods or ():
+        operation = path.get(method.lower(), {})
+        if needed and operation:
+            operation["x-permission"] = needed[0].permission.value
+        elif operation:
+            operation["security"] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +15,11 @@ _actor: ContextVar[Actor] = ContextVar("actor", default=SYSTEM)
 def current_actor() -> Actor:
     """Returns who acts; DataGuardian itself where nobody has said otherwise, as in loops and workers."""
     return _actor.get()
+
+
+def current_limit() -> frozenset[uuid.UUID] | None:
+    """Returns the datasources that whoever acts is limited to; None when there is no limit."""
+    return _actor.get().datasources
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataguardian.core.access.sessions import Sessions
 from dataguardian.core.access.setup import Setup
 from dataguardian.core.access.tokens import Tokens
 from dataguardian.core.access.users import Users
+from dataguardian.core.acting import current_limit
 from dataguardian.core.audit import Audit
 from dataguardian.core.cleanup import Cleanup
 from dataguardian.core.context import Context
@@ -21,8 +22,10 @@ from dataguardian.core.exposure import Exposure
 from dataguardian.core.health import Health
 from dataguardian.core.history import History
 from dataguardian.core.inbox import Inbox
+from dataguardian.core.keyproofs import KeyProofs
 from dataguardian.core.overview import Overview
 from dataguardian.core.queueboard import QueueBoard
+from dataguardian.core.recovery import Recovery
 from dataguardian.core.refusals import Refusals
 from dataguardian.core.sampling import Sampling
 from dataguardian.core.scheduling import Scheduler
@@ -56,13 +59,17 @@ class Services:
     users: Users
     sessions: Sessions
     setup: Setup
+    proofs: KeyProofs
+    recovery: Recovery
 
 
 def assemble(context: Context) -> Services:
     """Returns the services that stand on one context."""
+    context.db.limit = current_limit
     audit, events = Audit(context), Events(context)
     executions = Executions(context, events)
     work = Work(context, events)
+    proofs = KeyProofs(context, events)
     known, passwords = Known(context.clock), Passwords()
     users, refusals = Users(context, passwords, known), Refusals(context, audit)
     return Services(
@@ -90,4 +97,6 @@ def assemble(context: Context) -> Services:
         users=users,
         sessions=Sessions(context, passwords, known, refusals),
         setup=Setup(context, users),
+        proofs=proofs,
+        recovery=Recovery(context, events, proofs),
     )

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from dataguardian.db import trips
 from dataguardian.db.address import bad_url, postgres_url, sqlite_path
 from dataguardian.db.errors import translated, unavailable
+from dataguardian.db.limits import Limit, narrow, nobody_is_limited
 from dataguardian.db.recent import Recent
 from dataguardian.domain.clock import Clock
 from dataguardian.domain.errors import MissingToolError
@@ -55,6 +56,8 @@ class Database:
         path = sqlite_path(url)
         self.is_sqlite = path is not None
         self.recent = Recent()
+        self.limit: Limit = nobody_is_limited
+        """Asked by every session for the datasources that it may see."""
         self._closing: set[asyncio.Task[None]] = set()
         if path is not None:
             self.engine, self._reader = _sqlite_engines(str(path))
@@ -101,7 +104,12 @@ class Database:
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[AsyncSession]:
         """A session that has its connection already: a server that hangs is found out in time, and left alone."""
+        datasource_ids = self.limit()
+        if datasource_ids is not None:
+            info = {}  # what was counted for others does not count here
         session = AsyncSession(engine, expire_on_commit=False, info=info)
+        if datasource_ids is not None:
+            narrow(session, datasource_ids)
         opening = asyncio.create_task(session.connection())
         try:
             done, _ = await asyncio.wait({opening}, timeout=None if self.is_sqlite else CONNECT_TIMEOUT_SECONDS)
