@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,11 @@ EXPANDERS = {"zstd": "zstd", "gzip": "gzip", "lz4": "lz4", "none": "cat"}
 COMPRESSIONS = sorted(EXPANDERS)
 
 
-def restore_by_hand(backup: str, place: Path, env: dict[str, str] | None = None) -> Path:
-    """Runs the manifest's own lines in a copy of the backup's folder, where DataGuardian cannot be found."""
+def restore_by_hand(backup: str, place: Path, env: dict[str, str] | None = None, *, typed: str | None = None) -> Path:
+    """Runs the manifest's own lines in a copy of the backup's folder, where DataGuardian cannot be found.
+
+    `typed` is what somebody types on the terminal that they run in.
+    """
     folder = place / "copy"
     shutil.copytree(unquote(backup.removeprefix("file://")), folder)
     manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -35,13 +39,39 @@ def restore_by_hand(backup: str, place: Path, env: dict[str, str] | None = None)
     path = os.pathsep.join(entry for entry in given["PATH"].split(os.pathsep) if entry != venv)
     script = "\n".join(manifest["how_to_restore"])
     assert "dataguardian" not in script
-    done = subprocess.run(
-        ["bash"], input=script.encode(), cwd=folder, env=given | {"PATH": path}, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    if typed is not None:
+        printed = on_terminal(script, typed, folder, given | {"PATH": path})
+    else:
+        done = subprocess.run(
+            ["bash"], input=script.encode(), cwd=folder, env=given | {"PATH": path}, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+        printed = done.stdout.decode()
     for name in ("parts.jsonl", *(line["path"] for line in map(json.loads, (folder / "parts.jsonl").open()))):
-        assert f"{name}: OK" in done.stdout.decode()
+        assert f"{name}: OK" in printed
     return folder
+
+
+def on_terminal(script: str, typed: str, folder: Path, env: dict[str, str]) -> str:
+    """Runs lines in bash on a terminal of its own, types when age asks for a passphrase; returns what was printed."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.execvpe("bash", ["bash", "-c", script], env)
+    printed, asked = b"", False
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # how Linux says that nobody has the terminal any more
+            piece = b""
+        if not piece:
+            break
+        printed += piece
+        if not asked and b"assphrase" in printed:
+            asked = os.write(terminal, typed.encode() + b"\n") > 0
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, printed.decode("utf-8", "replace")
+    return printed.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -120,9 +150,74 @@ def test_a_whole_cluster(program: Program, fresh_postgres: Callable[..., Postgre
     assert postgres_globals(target) == postgres_globals(source)
 
 
+@pytest.fixture
+def private_key(program: Program, tmp_path: Path) -> tuple[Path, str]:
+    """A key pair as the program makes it: the file, and the public key."""
+    require_tool("age")
+    file = tmp_path / "private key"
+    return file, program.run("key", "generate", str(file), "--json").json["recipient"]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_an_encrypted_tree(program: Program, tmp_path: Path, private_key: tuple[Path, str], compression: str) -> None:
+    """The stock age opens every part, each a file of its own, with the key that `key generate` made."""
+    file, public = private_key
+    source = odd_tree(tmp_path / "source")
+    backup = program.backup(
+        f"files://{source}", "--compression", compression, "--part-size", "256KiB", "--recipient", public
+    )
+    assert backup["parts"] > 5
+    folder = restore_by_hand(backup["backup"], tmp_path, dict(os.environ) | {"KEY": str(file)})
+    assert tree(folder / "target") == tree(source)
+
+
+def test_an_encrypted_postgres_database(
+    program: Program,
+    postgres17: PostgresServer,
+    stand_in: Callable[[str], str],
+    tmp_path: Path,
+    private_key: tuple[Path, str],
+) -> None:
+    """age, zstd and pg_restore give back every row; without the key they say what is missing."""
+    file, public = private_key
+    name = everything(postgres17, f"By hand, encrypted {os.getpid()}")
+    backup = program.backup(postgres17.url(name), "--part-size", "64KiB", "--name", "sealed", "--recipient", public)
+    assert backup["parts"] > 5
+    expected = postgres_content(postgres17, name)
+    original = stand_in(name)
+    env = postgres17.environment()
+    env |= {"PATH": f"{postgres17.bin}{os.pathsep}{env['PATH']}"}
+    with pytest.raises(AssertionError, match="KEY must be the path"):
+        restore_by_hand(backup["backup"], tmp_path / "without", env)
+    other = tmp_path / "other key"
+    program.run("key", "generate", str(other))
+    with pytest.raises(AssertionError, match="no identity matched"):
+        restore_by_hand(backup["backup"], tmp_path / "wrong", env | {"KEY": str(other)})
+    restore_by_hand(backup["backup"], tmp_path / "right", env | {"KEY": str(file)})
+    assert postgres_content(postgres17, name) == expected
+    for database in (name, original):
+        postgres17.drop(database)
+
+
+def test_a_passphrase_s_backup(program: Program, tmp_path: Path) -> None:
+    """Somebody types the passphrase, once, on a terminal; no key is left behind."""
+    require_tool("age")
+    words, temporary = "correct horse battery", tmp_path / "temporary"
+    temporary.mkdir()
+    (tmp_path / "words").write_text(words + "\n")
+    (tmp_path / "words").chmod(0o600)
+    source = odd_database(tmp_path / "odd.db")
+    backup = program.backup(f"sqlite://{source}", "--part-size", "64KiB", "--passphrase-file", str(tmp_path / "words"))
+    assert backup["parts"] > 5
+    env = dict(os.environ) | {"TMPDIR": str(temporary)}
+    folder = restore_by_hand(backup["backup"], tmp_path, env, typed=words)
+    assert sqlite_dump(folder / "restored.db") == sqlite_dump(source)
+    assert list(temporary.iterdir()) == []
+
+
 def test_more_parts_than_a_command_line_holds(tmp_path: Path) -> None:
     """Eighty thousand parts: the very lines still work, although their names fill more than a command line."""
-    from dataguardian.core.backup import _how_to_restore  # noqa: PLC0415 -- only here something is taken from inside
+    from dataguardian.core.byhand import how_to_restore  # noqa: PLC0415 -- only here something is taken from inside
     from dataguardian.domain.artifact import StreamRecord  # noqa: PLC0415 -- as above
     from dataguardian.streams.codecs import codec_for  # noqa: PLC0415 -- as above
 
@@ -139,7 +234,7 @@ def test_more_parts_than_a_command_line_holds(tmp_path: Path) -> None:
         directory="01-many.raw", name="many", kind="raw", parts=count, size_bytes=1, stored_size_bytes=1,
         sha256="0" * 64, stored_sha256="0" * 64, restore_by_hand=["cat > whole"],
     )  # fmt: skip
-    line = _how_to_restore([stream], codec)[-1]
+    line = how_to_restore([stream], codec)[-1]
     subprocess.run(["bash", "-eo", "pipefail", "-c", line], cwd=tmp_path, check=True)
     numbers = (tmp_path / "whole").read_text().split()
     assert numbers == [f"{number // 1000:06d}" for number in range(count)]

@@ -52,3 +52,22 @@ def test_memory_is_bounded(program: Program, tmp_path: Path, part_size: str) -> 
     verifying, _ = peak(program, "verify", "--deep", backup)
     restoring, _ = peak(program, "restore", backup, f"files://{tmp_path}/back")
     assert max(backing_up, verifying, restoring) < MOST_BYTES, (backing_up, verifying, restoring)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("guard", ["recipient", "passphrase"])
+def test_memory_is_bounded_when_encrypted(program: Program, tmp_path: Path, guard: str) -> None:
+    """The same with parts that are sealed, and with a passphrase that is stretched beforehand."""
+    source = make_tree(tmp_path / "tree")
+    key = tmp_path / "key"
+    if guard == "recipient":
+        encrypt = ["--recipient", program.run("key", "generate", str(key), "--json").json["recipient"]]
+        decrypt = ["--identity-file", str(key)]
+    else:
+        key.write_text("correct horse battery\n")
+        encrypt = decrypt = ["--passphrase-file", str(key)]
+    backing_up, outcome = peak(program, "backup", source, program.storage, "--json", *encrypt)
+    backup = outcome.json["backup"]
+    verifying, _ = peak(program, "verify", "--deep", backup, *decrypt)
+    restoring, _ = peak(program, "restore", backup, f"files://{tmp_path}/back", *decrypt)
+    assert max(backing_up, verifying, restoring) < MOST_BYTES, (backing_up, verifying, restoring)

@@ -35,17 +35,18 @@ class Lanes:
 def plan_lanes(part_size_bytes: int, cores: int | None = None, *, encrypted: bool = False) -> Lanes:
     """Returns as many workers as cores and the byte budget allow: 2 workers + 3 parts in the worst case.
 
-    An encrypted backup takes one part more: a sealed copy, of one part at a time.
+    An encrypted backup has one thread less that waits: its part's memory is for the sealed copy, of one part at a time,
+    and for the library (25 MB).
 
     One buffer more than workers is being filled; two threads more than workers wait for the disk or the network, so
     that neither the dump nor the processor stands still during an fsync. Big parts give that up, one by one; parts
     beyond half of the budget take it all: one is raw while another is stored.
     """
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    affordable = PROCESS_BUDGET_BYTES // part_size_bytes - (1 if encrypted else 0)
+    affordable, copies = PROCESS_BUDGET_BYTES // part_size_bytes, 1 if encrypted else 0
     workers = max(1, min(cores, (affordable - 3) // 2, MAX_WORKERS))
     buffers = max(1, min(workers + 1, affordable - 2))
-    in_flight = max(1, min(workers + 2, affordable - buffers))
+    in_flight = max(1, min(workers + 2, affordable - buffers) - copies)
     ahead = max(1, min(workers + 1, affordable // 2 - 1))  # and one more is raw: the one that is being written
     return Lanes(workers, buffers, in_flight, ahead)
 
