@@ -67,11 +67,16 @@ def dump(source: Path | str, options: DumpOptions = ALL) -> tuple[bytes, list[st
         return data, stream.warnings
 
 
-def restore(stored: Stored | bytes, target: Path | str, *, drop_existing: bool = False) -> None:
+def restore(
+    stored: Stored | bytes, target: Path | str, *, drop_existing: bool = False, privileges: str = "all"
+) -> list[str]:
+    """Restores all that there is, unless told otherwise; returns warnings."""
     stored = Stored(stored) if isinstance(stored, bytes) else stored
     options = RestoreOptions(drop_existing=drop_existing)
-    engine(target).prepare_restore([(stored.name, stored.kind)], options)
-    engine(target).restore(iter([stored]), options)
+    into = engine(target, restore_privileges=privileges)
+    into.prepare_restore([(stored.name, stored.kind)], options)
+    into.restore(iter([stored]), options)
+    return into.warnings
 
 
 def children() -> set[str]:

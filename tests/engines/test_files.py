@@ -563,10 +563,10 @@ def test_tar_that_cannot_write_fails(busy, target, monkeypatch):
     """When tar cannot restore a file, the restore stops, says why, and undoes everything."""
     extract = files_tar.Tar.extract_command
 
-    def misled(self, staging):
+    def misled(self, staging, **options):
         (Path(staging) / "file-7").mkdir()
         (Path(staging) / "file-7" / "in-the-way").touch()
-        return extract(self, staging)
+        return extract(self, staging, **options)
 
     monkeypatch.setattr(files_tar.Tar, "extract_command", misled)
     with pytest.raises(RestoreFailedError, match="file-7"):

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from dataguardian.domain.errors import DataGuardianError, IntegrityError
+from dataguardian.domain.errors import DataGuardianError, IntegrityError, UsageError
+from dataguardian.domain.urls import parse_url
+from dataguardian.engines.files import FilesConfig
 from dataguardian.engines.files.inspect import ArchiveInspector
 from tests.conftest import require_tool
-from tests.engines.files_tools import restore
+from tests.engines.files_tools import Stored, restore
 
 Member = tuple[str, bytes, str]
 """Name, kind and link target of an entry."""
@@ -162,3 +165,96 @@ def test_malformed_extended_headers(damage):
     inspector = ArchiveInspector()
     with pytest.raises(IntegrityError):
         inspector.feed(data)
+
+
+def powers(*, devices: bool = True) -> bytes:
+    """An archive of a set-user-ID program, a set-group-ID one, one with capabilities, devices, and a shared folder."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name: str, mode: int, kind: bytes = FILE, pax: dict[str, str] | None = None, link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.linkname, info.pax_headers = kind, mode, link, pax or {}
+            info.uid, info.gid, info.mtime = os.getuid(), os.getgid(), 1_600_000_000
+            info.devmajor, info.devminor = 1, 3
+            content = b"#!/bin/sh\n" if kind == FILE else b""
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+        add("./", 0o755, FOLDER)
+        add("./shared", 0o2775, FOLDER)
+        add("./shared/" + "n" * 150, 0o4755)  # its name is in an extended header
+        add("./setgid", 0o2755)
+        add("./capable", 0o755, pax={"SCHILY.xattr.security.capability": CAPABILITY})
+        add("./plain", 0o755)
+        add("./linked", 0o6755, HARD, link="plain")
+        if devices:
+            add("./null", 0o666, tarfile.CHRTYPE)
+            add("./disk", 0o666, tarfile.BLKTYPE)
+    return raw.getvalue()
+
+
+CAPABILITY = "\x01\x00\x00\x02\x00\x20\x00\x00" + "\x00" * 12
+"""`cap_net_raw+ep`, as the kernel stores it."""
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 511, 512, 513, 100_003])
+def test_what_gives_power_over_the_machine_is_taken_out(target, piece_bytes):
+    """A storage that others write to holds a set-user-ID program and a disk: neither is there after a restore, however
+    the bytes arrive, and a warning names them; folders keep set-group-ID, and content, modes and times stay.
+    """
+    (warning,) = restore(Stored(powers(), piece_bytes=piece_bytes), target, privileges="none")
+    assert warning.startswith("6 entries were restored without")
+    for name in ("nnn", "setgid", "capable", "linked", "null", "disk"):
+        assert name in warning
+    for path in target.rglob("*"):
+        status = path.lstat()
+        assert stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        assert not (stat.S_ISREG(status.st_mode) and status.st_mode & 0o6000), path
+        assert "security.capability" not in os.listxattr(path)
+    assert stat.S_IMODE((target / "shared").stat().st_mode) == 0o2775
+    assert (target / "setgid").read_text() == "#!/bin/sh\n"
+    assert stat.S_IMODE((target / "setgid").stat().st_mode) == 0o755
+    assert [stat.S_IMODE((target / name).stat().st_mode) for name in ("null", "disk")] == [0, 0]
+    assert (target / "plain").stat().st_mtime == 1_600_000_000
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes devices")
+def test_a_system_s_own_tree_comes_back_exactly(target):
+    """Whoever says so gets device nodes, set-user-ID, set-group-ID and capabilities back, and no warning."""
+    assert restore(powers(), target, privileges="all") == []
+    modes = {path.name[:3]: path.lstat().st_mode for path in target.rglob("*")}
+    assert stat.S_ISCHR(modes["nul"])
+    assert stat.S_ISBLK(modes["dis"])
+    assert modes["nnn"] & stat.S_ISUID
+    assert modes["set"] & stat.S_ISGID
+    assert "security.capability" in os.listxattr(target / "capable")
+
+
+def test_modes_are_exact_and_devices_need_a_word(target):
+    """As it is by default: a program keeps its mode, as people expect of a backup; a device becomes an empty file."""
+    (warning,) = restore(powers(), target, privileges="programs")
+    assert warning.startswith("2 entries")
+    assert stat.S_IMODE((target / "setgid").stat().st_mode) == 0o2755
+    assert stat.S_ISREG((target / "disk").stat().st_mode)
+
+
+def test_a_mode_that_only_tar_would_understand_is_refused(target):
+    """GNU's other way to write numbers would hide a bit from us."""
+    data = bytearray(powers(devices=False))
+    at = data.index(b"./setgid\0")
+    data[at + 100 : at + 108] = b"\x80\0\0\0\0\0\x0d\xed"
+    header = bytes(data[at : at + 512])
+    data[at + 148 : at + 156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 256)
+    with pytest.raises(IntegrityError):
+        restore(bytes(data), target, privileges="none")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("query", ["?restore_privileges=yes", "?x=1", "?restore_privileges=all&x=1"])
+def test_an_address_says_it_in_one_way(query):
+    """What is not understood is refused, and never taken for a no or a yes."""
+    assert FilesConfig.from_url(parse_url("files:///a?restore_privileges=all")).restore_privileges == "all"
+    assert FilesConfig.from_url(parse_url("files:///a")).restore_privileges == "programs"
+    with pytest.raises(UsageError):
+        FilesConfig.from_url(parse_url(f"files:///a{query}"))

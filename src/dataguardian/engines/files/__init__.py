@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator
 
@@ -37,7 +37,7 @@ from dataguardian.engines.base import (
     ToolVersion,
 )
 from dataguardian.engines.files.dump import TarStream
-from dataguardian.engines.files.inspect import feed_inspected
+from dataguardian.engines.files.inspect import Privileges, feed_inspected
 from dataguardian.engines.files.restore import inspect_target, restore_archive
 from dataguardian.engines.files.tar import Tar, find_tar, programs
 from dataguardian.engines.files.walk import Selection, Walk
@@ -53,16 +53,30 @@ def _absolute(path: str) -> str:
 
 
 class FilesConfig(EngineConfig):
-    """A folder. `source_path` may hold surrogate escapes, for names that are not UTF-8."""
+    """A folder. `source_path` may hold surrogate escapes, for names that are not UTF-8.
+
+    `restore_privileges`: what a restore into it gives back of what has power over the machine. `programs` gets modes
+    back exactly (set-user-ID and set-group-ID included) and capabilities, `all` device nodes, too; with `none` nobody
+    who can write to the storage can leave a program of root's here.
+    """
 
     type: Literal["files"] = "files"
     source_path: Annotated[str, AfterValidator(_absolute)]
     include_patterns: tuple[str, ...] = ()
     exclude_patterns: tuple[str, ...] = ()
+    restore_privileges: Privileges = "programs"
 
     @classmethod
     def from_url(cls, url: Url) -> Self:
-        return cls(source_path=absolute_path(url))
+        """Takes `?restore_privileges=none`, `programs` or `all`."""
+        given = dict(url.query)
+        privileges = given.pop("restore_privileges", "programs")
+        if given or privileges not in get_args(Privileges):
+            raise UsageError(
+                "the address of a folder takes nothing behind the path but ?restore_privileges=none, programs or all",
+                hint="write a ? of the path itself as %3F",
+            )
+        return cls(source_path=absolute_path(url), restore_privileges=cast("Privileges", privileges))
 
     def describe(self) -> str:
         return str(Url(scheme="files", path=self.source_path))
@@ -114,7 +128,10 @@ class FilesEngine(Engine):
     def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
         target = inspect_target(self._config.source_path, drop_existing=options.drop_existing)
         chunks = _only_stream(streams)
-        self._warnings = restore_archive(find_tar(), target, chunks, before_swap=options.before_swap)
+        privileges = self._config.restore_privileges
+        self._warnings = restore_archive(
+            find_tar(), target, chunks, before_swap=options.before_swap, privileges=privileges
+        )
 
     @property
     def warnings(self) -> list[str]:

@@ -3,11 +3,15 @@
 Only what `dump` writes is accepted: the pax format of POSIX.1-2001 with GNU's sparse files 1.0 (the manual of GNU tar,
 "Tar Internals"). Being stricter than tar is what makes this safe: where the two could understand one archive in
 different ways, it is refused before tar sees it. tar's own guards stay on behind this one.
+
+What gives power over a machine can be taken out on the way: a storage that others write to must not leave a readable
+disk, or a set-user-ID program, behind on the machine that restores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from dataguardian.domain.errors import IntegrityError
 
@@ -19,6 +23,7 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _REGULAR = b"0"
 _HARD_LINK = b"1"
 _SYMBOLIC_LINK = b"2"
+_DEVICES = frozenset({b"3", b"4"})
 _FOLDER = b"5"
 _WITHOUT_CONTENT = frozenset({_HARD_LINK, _SYMBOLIC_LINK, b"3", b"4", _FOLDER, b"6"})
 _PAX = b"x"
@@ -28,13 +33,28 @@ _PAX_KEYS = frozenset(
     | {b"RHT.security.selinux"}
 )
 _PAX_FAMILIES = (b"SCHILY.xattr.", b"SCHILY.acl.")
+_CAPABILITIES = b"SCHILY.xattr.security.capability"
+_SET_ID = 0o6000
+_MODE, _KIND, _CHECKSUM, _DEVICE = slice(100, 108), slice(156, 157), slice(148, 156), slice(329, 345)
+_SHOWN_ENTRIES = 10
+
+Privileges = Literal["none", "programs", "all"]
+"""What a restore gives back: `programs` has set-user-ID, set-group-ID and capabilities, `all` has device nodes, too."""
 
 
 class ArchiveInspector:
-    """Fed the archive's bytes in pieces of any size; raises IntegrityError before a piece at fault is used."""
+    """Fed the archive's bytes in pieces of any size; raises IntegrityError before a piece at fault is used.
 
-    def __init__(self) -> None:
+    Unless `privileges` are all, pieces are whole blocks, and `disarmed` returns the last one as it may be unpacked.
+    """
+
+    def __init__(self, privileges: Privileges = "all") -> None:
         self.entries = 0
+        self.powers: list[str] = []
+        """Entries whose power over the machine was taken out."""
+        self._privileges = privileges
+        self._at = 0
+        self._changed: dict[int, bytes] = {}
         self._links: set[bytes] = set()
         self._pax: dict[bytes, bytes] = {}
         self._pax_bytes: int | None = None
@@ -45,6 +65,7 @@ class ArchiveInspector:
     def feed(self, chunk: bytes) -> None:
         view = memoryview(chunk)
         at = 0
+        self._changed.clear()
         while at < len(view):
             if self._skip:
                 step = min(self._skip, len(view) - at)
@@ -53,8 +74,18 @@ class ArchiveInspector:
                 step = len(view) - at
                 self._take_padding(view[at:])
             else:
+                self._at = at
                 step = self._collect(view[at:])
             at += step
+
+    def disarmed(self, chunk: bytes) -> bytes:
+        """Returns the piece that was fed last, without what gives power over the machine."""
+        if not self._changed:
+            return chunk
+        changed = bytearray(chunk)
+        for at, block in self._changed.items():
+            changed[at : at + BLOCK_BYTES] = block
+        return bytes(changed)
 
     @property
     def ended(self) -> bool:
@@ -102,9 +133,28 @@ class ArchiveInspector:
             size_bytes = _decimal(self._pax[b"size"])
         if size_bytes and kind in _WITHOUT_CONTENT:
             raise IntegrityError(f"the archive's entry {_shown(name)} has content that its kind cannot have")
+        if self._privileges != "all":
+            self._take_power(kind, self._pax.get(b"path", name), block)
         self._skip = _padded(size_bytes)
         self._pax = {}
         self.entries += 1
+
+    def _take_power(self, kind: bytes, name: bytes, block: bytes) -> None:
+        """A device becomes an empty file that nobody may read; a program, with no privileges at all, loses set-user-ID
+        and set-group-ID. Those of folders give no power. What capabilities a file has is left out by tar.
+        """
+        mode = _octal(block[_MODE])
+        is_device, is_stripped = kind in _DEVICES, self._privileges == "none"
+        if is_device or (is_stripped and kind in (_REGULAR, _HARD_LINK) and mode & _SET_ID):
+            harmless = bytearray(block)
+            harmless[_MODE] = b"%07o\0" % (0 if is_device else mode & ~_SET_ID)
+            if is_device:
+                harmless[_KIND], harmless[_DEVICE] = _REGULAR, bytes(16)
+            harmless[_CHECKSUM] = b"%06o\0 " % _checksum(bytes(harmless))
+            self._changed[self._at] = bytes(harmless)
+        elif not is_stripped or _CAPABILITIES not in self._pax:
+            return
+        self.powers.append(_shown(name) if len(self.powers) < _SHOWN_ENTRIES else "")
 
     def _begin_pax(self, name: bytes, size_bytes: int) -> None:
         if self._pax or not 0 < size_bytes <= _MAX_PAX_BYTES:
@@ -153,27 +203,58 @@ class ArchiveInspector:
 
 
 def feed_inspected(
-    chunks: Iterator[bytes], write: Callable[[bytes], None], *, stop: Callable[[], bool] = lambda: False
-) -> None:
+    chunks: Iterator[bytes],
+    write: Callable[[bytes], None],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    privileges: Privileges = "all",
+) -> list[str]:
     """Writes an archive to tar, every piece after its inspection; returns early when `stop` says so.
 
     Raises IntegrityError, and BrokenPipeError when tar went away before the archive's end. After it, it may: tar does
-    not wait for the padding, which is still pulled and inspected here.
+    not wait for the padding, which is still pulled and inspected here. What gives power over the machine is taken
+    out unless `privileges` have it; returns a warning when there was any.
     """
-    inspector = ArchiveInspector()
+    inspector = ArchiveInspector(privileges)
     listening = True
-    for chunk in chunks:
+    for chunk in chunks if privileges == "all" else _whole_blocks(chunks):
         inspector.feed(chunk)
         try:
             if listening:
-                write(chunk)
+                write(inspector.disarmed(chunk))
         except BrokenPipeError:
             if not inspector.ended:
                 raise
             listening = False
         if stop():
-            return
+            return []
     inspector.finish()
+    return _told(inspector.powers)
+
+
+def _told(powers: list[str]) -> list[str]:
+    if not powers:
+        return []
+    named = ", ".join(filter(None, powers)) + (", …" if len(powers) > _SHOWN_ENTRIES else "")
+    told = (
+        f"{len(powers)} entries were restored without what gives power over the machine (device nodes became empty "
+        f"files, programs lost set-user-ID, set-group-ID and capabilities): {named}. The setting restore_privileges of "
+        "the target decides"
+    )
+    return [told]
+
+
+def _whole_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the same bytes in pieces that end where a block ends, so that every header lies in one piece."""
+    rest = b""
+    for chunk in chunks:
+        whole = rest + chunk if rest else chunk
+        end = len(whole) // BLOCK_BYTES * BLOCK_BYTES
+        rest = whole[end:]
+        if end:
+            yield whole[:end] if rest else whole
+    if rest:
+        yield rest
 
 
 def _padded(size_bytes: int) -> int:

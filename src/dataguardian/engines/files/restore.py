@@ -20,7 +20,7 @@ from dataguardian.domain.errors import (
     TargetNotEmptyError,
     UsageError,
 )
-from dataguardian.engines.files.inspect import feed_inspected
+from dataguardian.engines.files.inspect import Privileges, feed_inspected
 from dataguardian.engines.files.tar import Tar, is_below, mounts
 from dataguardian.engines.processes import ChildProcess
 
@@ -67,15 +67,17 @@ def inspect_target(path: str, *, drop_existing: bool) -> Target:
     return target
 
 
-def restore_archive(tar: Tar, target: Target, chunks: Iterator[bytes], *, before_swap: Callable[[], None]) -> list[str]:
+def restore_archive(
+    tar: Tar, target: Target, chunks: Iterator[bytes], *, before_swap: Callable[[], None], privileges: Privileges
+) -> list[str]:
     """Unpacks `chunks` and puts the result in the target's place; whatever goes wrong leaves the target as it was.
 
-    Returns warnings.
+    What `privileges` do not have is left out. Returns warnings.
     """
     staging = _staging_path(target)
     try:
         _make_staging(staging)
-        _extract(tar, staging, chunks)
+        warnings = _extract(tar, staging, chunks, privileges=privileges)
         _sync(staging)
         before_swap()
         _swap(staging, target)
@@ -83,7 +85,7 @@ def restore_archive(tar: Tar, target: Target, chunks: Iterator[bytes], *, before
         if not remove_tree(staging):
             error.add_note(f"{staging!a} could not be removed")
         raise
-    return [*_sync_folder(target.parent), *_remove_former(target, staging)]
+    return [*warnings, *_sync_folder(target.parent), *_remove_former(target, staging)]
 
 
 def remove_tree(path: str) -> bool:
@@ -162,24 +164,25 @@ def _make_staging(staging: str) -> None:
             os.removexattr(staging, attribute)
 
 
-def _extract(tar: Tar, staging: str, chunks: Iterator[bytes]) -> None:
+def _extract(tar: Tar, staging: str, chunks: Iterator[bytes], *, privileges: Privileges) -> list[str]:
     complaints: list[str] = []
+    warnings: list[str] = []
 
     def complain(line: str) -> None:
         if len(complaints) < _MAX_COMPLAINTS:
             complaints.append(line.removeprefix(f"{tar.path}: "))
 
-    command = tar.extract_command(staging)
+    command = tar.extract_command(staging, capabilities=privileges != "none")
     with ChildProcess(command, env=tar.environment(), stdin=True, on_stderr=complain) as child:
         try:
-            feed_inspected(chunks, child.write, stop=lambda: bool(complaints))
+            warnings = feed_inspected(chunks, child.write, stop=lambda: bool(complaints), privileges=privileges)
         except BrokenPipeError:
             complain("tar went away before the end of the archive")
         if not complaints:
             child.close_stdin()
         code = child.wait() if not complaints else None
         if code == 0 and not complaints:
-            return
+            return warnings
     if code is not None:
         complain(f"tar ended with code {code}")
     raise _failed(complaints)

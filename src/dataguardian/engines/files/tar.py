@@ -56,7 +56,7 @@ class Tar:
             return [*argv, "--null", "--no-unquote", "--no-recursion", "--verbatim-files-from", "--files-from=-"]
         return [*argv, "."]
 
-    def extract_command(self, target: str) -> list[str | bytes]:
+    def extract_command(self, target: str, *, capabilities: bool) -> list[str | bytes]:
         """Returns the argv that reads an archive from standard input into the folder `target`.
 
         Ordinary users can neither give files away nor set attributes of the system.
@@ -67,6 +67,7 @@ class Tar:
             *("--delay-directory-restore", "--warning=no-timestamp"),
             "--same-owner" if root else "--no-same-owner",
             *self._common(*(() if root else ("system.posix_acl_*",)), attributes="*" if root else "user.*"),
+            *(() if capabilities or not self.xattrs else ("--xattrs-exclude=security.capability",)),
             *(b"--directory=" + os.fsencode(target),),
         ]
 
