@@ -107,7 +107,9 @@ def test_a_second_factor_that_was_lost(own_service: Service) -> None:
     with httpx.Client(base_url=own_service.url, timeout=30, trust_env=False) as browser:
         begun = browser.post("/api/session", json={"name": "ada", "password": PASSWORD}).json()
         browser.headers["X-CSRF-Token"] = begun["csrf_token"]
-        secret = browser.post("/api/account/second-factor", json={"password": PASSWORD}).json()["secret"]
+        drawn = browser.post("/api/account/second-factor", json={"password": PASSWORD})
+        assert drawn.status_code == 200, drawn.text
+        secret = drawn.json()["secret"]
         confirmed = browser.post("/api/account/second-factor/confirm", json={"code": code_of(secret)})
         assert confirmed.status_code == 200, confirmed.text
     assert signed_in(own_service, "ada").status_code == 401
