@@ -169,7 +169,7 @@ class Keys:
             create_key_file(key_file, Key.generate())
         new = Key.generate() if key_file is None else read_keys(key_file)[0]
         if own:
-            create_key_file(self._home / NEXT_FILE, new)
+            put_next(self._home, new)
         return new
 
     def _settle_files(self, vault: Vault) -> None:
@@ -178,7 +178,7 @@ class Keys:
         if self._ring.source is not Source.HOME or not following.exists():
             return
         if read_keys(following)[0].id == vault.key_id:
-            os.replace(following, own)  # noqa: PTH105 -- atomic, and says so
+            replace_key(following, own)
         else:
             following.unlink()
         sync_folder(self._home)
@@ -191,6 +191,14 @@ class Keys:
         async with self._database.write() as session:
             record = await locked_record(session) or record
             await put_record(session, replace(record, scrubbed=True), self._now)
+
+
+def put_next(home: Path, key: Key) -> None:
+    create_key_file(home / NEXT_FILE, key)
+
+
+def replace_key(following: Path, own: Path) -> None:
+    os.replace(following, own)  # noqa: PTH105 -- atomic, and says so
 
 
 def _first(keys: Sequence[Key], key_id: str) -> list[Key]:

@@ -29,6 +29,7 @@ from typing import IO, Self
 
 from dataguardian.domain.errors import MissingToolError
 from dataguardian.interruption import unbroken
+from dataguardian.settings import without_secrets
 
 PIPE_BYTES = 1 << 20
 """Asked of the kernel for every pipe; 64 KiB pipes cost a wake-up per 64 KiB."""
@@ -87,7 +88,7 @@ class ChildProcess:
         try:
             # A stop between the spawn and the caller's `with` would leave the child to nobody: then the exit ends it.
             with unbroken:
-                self._spawn(command, dict(os.environ if env is None else env), stdin, stdout, cwd)
+                self._spawn(command, without_secrets(os.environ if env is None else env), stdin, stdout, cwd)
         except FileNotFoundError as error:
             raise MissingToolError(f"{self.name} is not installed, or was removed a moment ago") from error
 

@@ -27,6 +27,7 @@ from dataguardian.domain.states import Severity
 from dataguardian.domain.urls import Url
 from dataguardian.notifiers._targets import forbidden
 from dataguardian.notifiers.base import Notifier, NotifierAdapter, NotifierConfig
+from dataguardian.settings import without_secrets
 
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 _SERVICE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://[^\x00-\x20\x7f]{0,4000}")
@@ -132,7 +133,7 @@ def _environment() -> dict[str, str]:
     """Lets the child find this package wherever it was imported from; -P keeps the working directory out."""
     source = str(Path(dataguardian.__file__).parents[1])
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**without_secrets(os.environ), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 _EXAMPLE = "apprise://?urls=ntfy%3A%2F%2Fntfy.example.com%2Fbackups"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from dataguardian.domain.errors import ConflictError, DataGuardianError, MissingToolError
+from dataguardian.settings import without_secrets
 
 MAX_SOCKET_PATH_BYTES = 107
 READY_SECONDS = 10.0
@@ -69,6 +70,7 @@ class EmbeddedServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self._directory,
+            env=without_secrets(os.environ),
             start_new_session=True,
             umask=0o077,
             pass_fds=[lock.fileno()],

@@ -15,6 +15,7 @@ from typing import Any
 from dataguardian.domain.errors import CancelledError, DataGuardianError
 from dataguardian.engines.processes import launcher
 from dataguardian.runner.protocol import MAX_LINE_BYTES, Answer, Failure, Message, Task
+from dataguardian.settings import without_secrets
 
 STOP_GRACE_SECONDS = 30.0
 """How long a runner may take to end its children and to remove what it stored."""
@@ -80,6 +81,7 @@ async def run_task(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=without_secrets(os.environ),
         start_new_session=True,  # where Linux shares processors out by session, it has a share of its own
         limit=MAX_LINE_BYTES,
     )
