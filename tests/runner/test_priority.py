@@ -14,6 +14,7 @@ from pathlib import Path
 from dataguardian.runner.priority import lower_priority
 lower_priority()
 group = Path("/proc/self/autogroup")
+assert os.sched_getscheduler(0) == os.SCHED_BATCH
 print(os.nice(0), os.getsid(0) == os.getpid(), group.read_text().split()[-1] if group.exists() else "", sep=",")
 """
 
@@ -24,3 +25,32 @@ def test_process_and_session_step_back() -> None:
     done = subprocess.run(argv, start_new_session=True, check=True, stdout=subprocess.PIPE, text=True)
     autogroup = str(NICENESS) if Path("/proc/self/autogroup").exists() else ""
     assert done.stdout.strip() == f"{NICENESS},True,{autogroup}"
+
+
+PROMPT = """
+import ctypes, os, struct, sys
+from dataguardian.runner.priority import answer_promptly, lower_priority
+
+def slice_of_ours():
+    attributes = ctypes.create_string_buffer(48)
+    number = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
+    ctypes.CDLL(None).syscall(number, 0, attributes, 48, 0)
+    return struct.unpack("=IIQiIQQQ", attributes.raw)[5]
+
+usual = slice_of_ours()
+answer_promptly()
+short = slice_of_ours()
+child = os.fork()
+if child == 0:
+    os.setsid()
+    lower_priority()
+    os._exit(0 if slice_of_ours() == usual else 1)
+print(usual > short or usual == 0, os.waitpid(child, 0)[1])
+"""
+
+
+def test_short_slices_are_the_service_s_alone() -> None:
+    """The service asks for short slices where the kernel knows them; its runners have the kernel's own again."""
+    argv = [sys.executable, "-c", PROMPT]
+    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["True", "0"]

@@ -24,6 +24,7 @@ import structlog
 from dataguardian.core.home import Home
 from dataguardian.domain.errors import ConflictError, DataGuardianError, UsageError
 from dataguardian.queues.embedded import EmbeddedServer
+from dataguardian.runner.priority import answer_promptly
 from dataguardian.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ async def serve(settings: Settings, role: Role, announce: Announce) -> None:
     home or the port is taken, and what the catalogue or the queue server say at the start.
     """
     _check_role(settings, role)
+    answer_promptly()
     if role.listens:
         check_tls(settings)
         warn_of_open_doors(settings)
