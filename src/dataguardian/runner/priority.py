@@ -22,17 +22,15 @@ _BEST_EFFORT_LOWEST = 2 << 13 | 7
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("=IIQiIQQQ")
 _SLICE_NANOSECONDS = 200_000
+_USUAL_SLICE = 0
 
 
 def answer_promptly() -> None:
     """Asks for short slices of the processor, for this process and its threads: whoever needs it for moments only then
     gets it at once, although others are at work. It gets no larger share. Failing to is no error.
     """
-    number = _SCHED_SETATTR.get(os.uname().machine)
-    if number is not None and os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen for us
-        niceness = os.getpriority(os.PRIO_PROCESS, 0)
-        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, niceness, 0, _SLICE_NANOSECONDS, 0, 0)
-        ctypes.CDLL(None, use_errno=True).syscall(number, 0, wanted, 0)
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen for us
+        _schedule(os.SCHED_OTHER, _SLICE_NANOSECONDS)
 
 
 def lower_priority() -> None:
@@ -41,13 +39,20 @@ def lower_priority() -> None:
     For the leader of a session: kernels with `sched_autogroup` first share processors out by session.
     """
     os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # and the kernel's own slices again
+    _schedule(os.SCHED_BATCH, _USUAL_SLICE)
     with contextlib.suppress(OSError):
         _step_session_back(Path("/proc/self/autogroup"))
     number = _IOPRIO_SET.get(os.uname().machine)
     if number is not None:
         ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, _BEST_EFFORT_LOWEST)
+
+
+def _schedule(policy: int, slice_nanoseconds: int) -> None:
+    number = _SCHED_SETATTR.get(os.uname().machine)
+    if number is not None:
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, 0, niceness, 0, slice_nanoseconds, 0, 0)
+        ctypes.CDLL(None, use_errno=True).syscall(number, 0, wanted, 0)
 
 
 def _step_session_back(autogroup: Path) -> None:
