@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Lock
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -91,7 +92,8 @@ def create_app(services: Services) -> FastAPI:
 
 @document.get("/openapi.json", dependencies=[requires(Permission.VIEW)], include_in_schema=False)
 async def get_document(request: Request) -> JSONResponse:
-    return JSONResponse(request.app.openapi())
+    """Made when it is first asked for, which takes a second: in a thread, so that nobody else waits."""
+    return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
 
 def _operation(route: APIRoute) -> str:
@@ -99,8 +101,16 @@ def _operation(route: APIRoute) -> str:
 
 
 class _App(FastAPI):
+    def __init__(self, **given: Any) -> None:  # noqa: ANN401 -- FastAPI's own
+        super().__init__(**given)
+        self._making = Lock()
+
     def openapi(self) -> dict[str, Any]:
-        """Returns the API's own document, made when it is first asked for."""
+        """Returns the API's own document, made once; for any thread."""
+        with self._making:
+            return self._made()
+
+    def _made(self) -> dict[str, Any]:
         if not self.openapi_schema:
             made = super().openapi()
             components = made["components"]
