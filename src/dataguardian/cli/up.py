@@ -41,9 +41,11 @@ def up(
     import asyncio
 
     from dataguardian.cli.servicelog import configure_log
-    from dataguardian.settings import Settings
+    from dataguardian.settings import SECRET_VARIABLES, Settings
 
     settings = Settings.from_environment()
+    for name in SECRET_VARIABLES:  # whatever libraries start, such as a compiler to look for a library, inherits the rest
+        os.environ.pop(name, None)
     settings = replace(settings, host=host or settings.host, port=port or settings.port)
     if role not in ROLES:
         raise UsageError(f"there is no role {role!r}", hint=f"known: {', '.join(ROLES)}")
