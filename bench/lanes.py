@@ -8,7 +8,5 @@ from dataguardian.streams.split import Lanes
 
 if __name__ == "__main__":
     workers = int(sys.argv.pop(1))
-    backup.plan_lanes = lambda _size, _cores=None: Lanes(
-        workers, buffers=workers + 1, in_flight=workers + 2, ahead=workers + 1
-    )
+    backup.plan_lanes = lambda _size, **_: Lanes(workers, buffers=workers + 1, in_flight=workers + 2, ahead=workers + 1)
     sys.exit(main())

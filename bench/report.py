@@ -36,6 +36,8 @@ shell pipelines do none of that except one SHA-256 of the compressed stream. `mi
 NOTES = {
     "postgres": "Bar: `pg_dump -Fc -Z0 | zstd -3 -T0 | tee >(sha256sum) > file`, the same pg_dump, the same server.",
     "files": "Bar: `tar c | zstd -3 -T0 | tee >(sha256sum) > file`.",
+    "encrypted": "Encrypted for one X25519 key, a file of the age format per part, against the same backup in clear.",
+    "encrypted-noise": "As above; nothing shrinks here, so that every byte that is read is encrypted.",
     "files-peers": "First backups into a fresh repository; making the repository is not counted. restic with its"
     " defaults, borg with `--compression zstd,3` and no encryption.",
     "restore": "Bar: `zstd -d | pg_restore -d newdb`; creating that database is not counted there; ours includes it"

@@ -201,6 +201,38 @@ def restore_files(bench: Bench) -> Section:
     return section
 
 
+CLEAR = "dataguardian, not encrypted"
+
+
+def encrypted(bench: Bench) -> Section:
+    """PostgreSQL to a local storage, encrypted."""
+    sides = [bench.backup(bench.database_url, *_recipient(bench)), bench.backup(bench.database_url, name=CLEAR)]
+    return bench.compared({CLEAR: 1.15}, sides, bench.dump_bytes)
+
+
+def encrypted_noise(bench: Bench) -> Section:
+    """A tree of what does not compress to a local storage, encrypted."""
+    noise = bench.work / "noise"
+    noise.mkdir(exist_ok=True)
+    try:
+        for number in range(bench.scale.big_files):
+            with (noise / str(number)).open("wb") as file:
+                for _ in range(bench.scale.big_mib):
+                    file.write(os.urandom(1 << 20))
+        sides = [bench.backup(f"files://{noise}", *_recipient(bench)), bench.backup(f"files://{noise}", name=CLEAR)]
+        return bench.compared({CLEAR: 1.15}, sides, generate.tree_size(noise)[1])
+    finally:
+        shutil.rmtree(noise)
+
+
+def _recipient(bench: Bench) -> tuple[str, str]:
+    """Returns the options that encrypt for one X25519 key, made anew."""
+    key = bench.work / "key"
+    key.unlink(missing_ok=True)
+    done = subprocess.run([DATAGUARDIAN, "key", "generate", key, "--json"], check=True, stdout=subprocess.PIPE)
+    return "--recipient", json.loads(done.stdout)["recipient"]
+
+
 def verify(bench: Bench) -> Section:
     """Verify and deep verify of a PostgreSQL backup."""
     with bench.kept(bench.database_url) as (backup, raw_bytes):
@@ -331,6 +363,8 @@ def _peer(bench: Bench, name: str, pipeline: str, init: str, env: dict[str, str]
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "postgres": postgres,
     "files": files,
+    "encrypted": encrypted,
+    "encrypted-noise": encrypted_noise,
     "files-peers": files_peers,
     "restore": restore,
     "memory": memory,
