@@ -223,7 +223,8 @@ async def _insert_jobs(context: Context, count: int, due_at: datetime | None) ->
     now = context.clock.now()
     stamps = {"created_at": now, "updated_at": now}
     source: Row = {"id": new_id(now), "name": "shop", "type": "sqlite", "status": DatasourceStatus.HEALTHY} | stamps
-    source |= {"connection_config": {"file_path": "/shop.db"}, "enabled": True, "tags": [], "consecutive_failures": 0}
+    source |= {"connection_config": {"file_path": "/shop.db"}, "enabled": True, "production": True}
+    source |= {"tags": [], "consecutive_failures": 0}
     place: Row = {"id": new_id(now), "name": "disk", "type": "local", "status": StorageStatus.HEALTHY} | stamps
     place |= {"config": {"path": "/backups"}, "is_default": True, "consecutive_failures": 0}
     await _insert(context, Datasource, [source])
