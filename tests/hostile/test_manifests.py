@@ -209,3 +209,37 @@ def test_the_largest_record_is_a_gibibyte() -> None:
     """A part of more is refused by its record, so that one frame can never fill the memory."""
     with pytest.raises(ValueError, match="size_bytes"):
         PartRecord.model_validate(parts_of("01-a.tar", [3])[0].model_dump() | {"size_bytes": 2**30 + 1})
+
+
+_LIST = """
+import re, sys
+from pathlib import Path
+from dataguardian.core.catalog import list_backups
+from dataguardian.storage.local import LocalConfig, LocalStorage
+peak = lambda: int(re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+found = list_backups(LocalStorage(LocalConfig(path=sys.argv[1])))
+print(len(found.backups), len(found.unreadable), (peak() - before) // 1024)
+"""
+
+
+def test_a_list_of_huge_manifests_stays_small(tmp_path: Path) -> None:
+    """Twenty-four valid manifests of 30 MB beside a good one: the list names what it did not read, has the good one,
+    and a process of its own needs less than 400 MiB more for it, where reading eight at once took gigabytes.
+    """
+    huge = _signed(_document(options={"x": [["a" * 11] for _ in range(800_000)]}))
+    assert 25 * MIB < len(huge) < 32 * MIB
+    first = tmp_path / "job" / "20261123T040000Z-x-1"
+    for number in range(24):
+        folder = first.with_name(f"20261123T0400{number:02d}Z-x-1")
+        folder.mkdir(parents=True)
+        if number == 0:
+            (folder / artifact.MANIFEST).write_bytes(huge)
+        else:
+            (folder / artifact.MANIFEST).hardlink_to(first / artifact.MANIFEST)
+    _written(tmp_path / "good", _document())
+    (tmp_path / "good" / "job").rename(tmp_path / "other")
+    listed = subprocess.run([sys.executable, "-c", _LIST, str(tmp_path)], capture_output=True, text=True, check=True)
+    backups, unreadable, mebibytes = map(int, listed.stdout.split())
+    assert (backups, unreadable) == (2, 23)
+    assert mebibytes < 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from threading import Lock
 from typing import NoReturn
 
 from dataguardian.domain import artifact
@@ -18,11 +18,18 @@ from dataguardian.domain.errors import (
     StorageDeniedError,
     UsageError,
 )
+from dataguardian.domain.sizes import format_size
 from dataguardian.storage.base import Storage, checked_path
 
 _RUN = re.compile(r"[^/]+/\d{8}T\d{6}Z-[^/]+-\d+")
 _READERS = 8
 """Manifests that are read at once: a storage at the other end of a network answers each after a while only."""
+_USUAL_BYTES = 256 * 1024
+"""So much of a manifest each reader takes at once; of hundreds of databases it is smaller."""
+_UNUSUAL_BYTES = 32 * 1024 * 1024
+"""What all bigger ones of a list may have together, one after the other: whoever writes into a storage may have put
+thousands of them there.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,9 @@ def list_backups(storage: Storage) -> Listing:
             unreadable[job] = error.message
         except UsageError:
             continue  # a name that no backup has
+    look = _Looker(storage).look
     with ThreadPoolExecutor(_READERS, thread_name_prefix="list") as threads:
-        for directory, manifest in zip(directories, threads.map(partial(_look, storage), directories), strict=True):
+        for directory, manifest in zip(directories, threads.map(look, directories), strict=True):
             if isinstance(manifest, Manifest):
                 found.append((directory, manifest))
             elif manifest is not None:
@@ -72,14 +80,39 @@ def list_backups(storage: Storage) -> Listing:
     return Listing(sorted(found, key=lambda entry: (entry[1].started_at, entry[0])), unreadable, sorted(unfinished))
 
 
-def _look(storage: Storage, directory: str) -> Manifest | str | None:
-    """Returns the manifest, the reason why it cannot be read, or None when there is no backup."""
-    try:
-        return load_manifest(storage, directory)
-    except (IntegrityError, StorageDeniedError) as error:
-        return error.message
-    except (ObjectMissingError, UsageError):
-        return None  # half-written, being deleted, or a folder with a name that no backup has
+class _Looker:
+    """Reads the manifests of one list, in several threads and in bounded memory."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._left_bytes = _UNUSUAL_BYTES
+        self._alone = Lock()
+
+    def look(self, directory: str) -> Manifest | str | None:
+        """Returns the manifest, the reason why it cannot be read, or None when there is no backup."""
+        try:
+            path = f"{checked_path(directory)}/{artifact.MANIFEST}"
+            try:
+                data = self._storage.get(path, _USUAL_BYTES)
+            except IntegrityError:  # it is bigger
+                return self._look_at_unusual(path)
+            return artifact.decode_manifest(data, where=path)
+        except (IntegrityError, StorageDeniedError) as error:
+            return error.message
+        except (ObjectMissingError, UsageError):
+            return None  # half-written, being deleted, or a folder with a name that no backup has
+
+    def _look_at_unusual(self, path: str) -> Manifest | str:
+        with self._alone:
+            size_bytes = self._storage.stat(path).size_bytes
+            if size_bytes > self._left_bytes:
+                most = format_size(_UNUSUAL_BYTES)
+                return (
+                    f"{path} was not read: it has {format_size(size_bytes)}, and a list reads {most} of big manifests"
+                )
+            data = self._storage.get(path, min(self._left_bytes, artifact.MAX_MANIFEST_BYTES))
+            self._left_bytes -= len(data)
+            return artifact.decode_manifest(data, where=path)
 
 
 def load_manifest(storage: Storage, directory: str) -> Manifest:
