@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from dataguardian.domain.errors import UsageError
 
+HOME = ".dataguardian"
 DEFAULT_PORT = 8484
 DEFAULT_LEASE_SECONDS = 60.0
 MIN_LEASE_SECONDS = 2.0
@@ -44,7 +46,7 @@ class Settings:
     """
 
     staging_dir: Path
-    home: Path = field(default_factory=lambda: Path.home() / ".dataguardian")
+    home: Path = field(default_factory=lambda: default_home())  # noqa: PLW0108 -- it stands below
     database_url: str | None = field(default=None, repr=False)
     redis_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
@@ -74,7 +76,7 @@ class Settings:
 
         return cls(
             staging_dir=Path(text("STAGING_DIR", tempfile.gettempdir())),
-            home=Path(text("HOME", str(Path.home() / ".dataguardian"))).absolute(),
+            home=Path(text("HOME", str(default_home()))).absolute(),
             database_url=given.get("DATABASE_URL") or None,
             redis_url=_redis_url(given.get("REDIS_URL") or None),
             host=text("HOST", "127.0.0.1"),
@@ -115,13 +117,22 @@ class Settings:
         return self.home / "catalogue.db"
 
 
+def default_home() -> Path:
+    """Returns the home when nobody names one: `make up`'s, beside its virtual environment, where it has run; else the
+    user's own. So the commands of a checkout find the service of that checkout.
+    """
+    beside = Path(sys.prefix).parent / HOME
+    is_made = Path(sys.prefix).name == ".venv" and (beside / "lock").is_file()
+    return beside if is_made else Path.home() / HOME
+
+
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns an environment for a child process: without our own secrets."""
     return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
 
 
 NOTIFIER_NETWORKS = "127.0.0.0/8,::1"
-"""A receiver on the same machine is usual, and this release's service is reached from there only."""
+"""A receiver on the same machine is usual."""
 
 
 def notifier_networks(environment: Mapping[str, str] | None = None) -> tuple[Network, ...]:

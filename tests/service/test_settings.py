@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dataguardian.domain.errors import UsageError
@@ -41,3 +43,14 @@ def test_what_is_right_is_taken() -> None:
     settings = Settings.from_environment(given | {"DATAGUARDIAN_LOG_LEVEL": "", "DATABASE_URL": ""})
     assert (settings.port, settings.drain_seconds, settings.redis_url) == (0, 0.5, "unix:///run/redis.sock")
     assert (settings.log_level, settings.database_url) == ("info", None)
+
+
+def test_a_checkout_has_its_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `make up` has run, commands of that virtual environment find its home; anywhere else it is the user's."""
+    monkeypatch.setattr("sys.prefix", str(tmp_path / ".venv"))
+    assert Settings.from_environment({}).home == Path.home() / ".dataguardian"
+    (tmp_path / ".dataguardian").mkdir()
+    assert Settings.from_environment({}).home == Path.home() / ".dataguardian"
+    (tmp_path / ".dataguardian" / "lock").touch()
+    assert Settings.from_environment({}).home == Settings(staging_dir=tmp_path).home == tmp_path / ".dataguardian"
+    assert Settings.from_environment({"DATAGUARDIAN_HOME": "/srv/dg"}).home == Path("/srv/dg")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dataguardian.cli import look
+from dataguardian.cli import look, output
 from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import NotFoundError, UsageError
 
@@ -44,11 +44,17 @@ def at_home(work: Callable[[Services], Awaitable[T]]) -> T:
 
     settings = Settings.from_environment()
 
+    is_new = settings.database_url is None and not settings.catalogue_path.exists()
+
     async def run() -> T:
         async with at_the_console(settings) as services:
             return await work(services)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    finally:
+        if is_new and settings.catalogue_path.exists():
+            output.note(f"no service has run on {settings.home} yet: start it with this DATAGUARDIAN_HOME")
 
 
 def role_of(text: str) -> str:
