@@ -179,6 +179,13 @@ class StorageConformance:
             assert storage.get("a/b", 100) == content
             assert listed(storage) == {"a/b": len(content)}
 
+    def test_bytes_with_their_hash(self, harness: Harness) -> None:
+        """Handing the known hash over stores the same, through every wrapper."""
+        storage = wrap(harness.open(), limit_mbps=10_000)
+        content = pattern("hashed", 100_000)
+        storage.put_hashed("a/b", memoryview(content), hashlib.sha256(content).hexdigest())
+        assert storage.get("a/b", 100_000) == content
+
     def test_an_empty_object_is_an_object(self, storage: Storage) -> None:
         """No bytes are something else than no object."""
         storage.put("a/empty", b"")

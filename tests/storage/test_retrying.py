@@ -40,6 +40,19 @@ class FakeTime:
         self.passed += seconds
 
 
+def test_an_adapter_that_knows_no_hashes(tmp_path: Path) -> None:
+    """One that only has `put`, as other packages may bring, gets its bytes all the same, limited and retried."""
+    faulty = FaultyStorage(
+        LocalStorage(LocalConfig(path=str(tmp_path))), Fault(op="put", error=StorageTransientError("x"))
+    )
+    assert type(faulty).put_hashed is Storage.put_hashed
+    storage = wrap(faulty, sleep=FakeTime().sleep, limit_mbps=1000)
+    storage.put_hashed("a", b"x", "00" * 32)
+    assert storage.get("a", 1) == b"x"
+    assert faulty.calls.count(("put", "a")) == 2
+    faulty.assert_all_fired()
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Storage:
     storage = LocalStorage(LocalConfig(path=str(tmp_path)))

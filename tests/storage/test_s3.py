@@ -8,7 +8,7 @@ import random
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from tests.core.bytes_engine import BytesEngine, BytesStream, plan
 from tests.storage.conformance import listed
 from tests.storage.front import Asked, HttpFront, Nth, Reply, Sometimes
 from tests.storage.peers import shared
-from tests.storage.s3_servers import MotoServer, RcloneServer, moto_s3, rclone_s3
+from tests.storage.s3_servers import MotoServer, RcloneServer, S3Server, moto_s3, rclone_s3
 
 SLOW_DOWN = Reply(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
 
@@ -53,10 +53,31 @@ def rclone() -> RcloneServer:
     return shared(rclone_s3)
 
 
-def s3(server: MotoServer | RcloneServer, bucket: str, **more: object) -> S3Storage:
+def s3(server: S3Server, bucket: str, **more: object) -> S3Storage:
     storage = build_storage(server.config(bucket, **more))
     assert isinstance(storage, S3Storage)
     return storage
+
+
+@pytest.mark.parametrize("peer", [moto_s3, rclone_s3])
+def test_a_hash_that_was_handed_over_is_sent_as_it_is(
+    peer: Callable[[], AbstractContextManager[S3Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the signature and in the checksum's header, and the bytes are not hashed again.
+
+    Amazon and MinIO compare it with what arrives; neither of these peers does.
+    """
+    server = shared(peer)
+    storage = s3(server, server.bucket())
+    sent: list[Request] = []
+    passed_on = storage._wire.request
+    monkeypatch.setattr(storage._wire, "request", lambda request: sent.append(request) or passed_on(request))
+    monkeypatch.setattr("dataguardian.storage.s3.objects.hashlib", None)
+    told = hashlib.sha256(b"content")
+    storage.put_hashed("a", b"content", told.hexdigest())
+    assert sent[0].sha256 == told.hexdigest()
+    assert sent[0].headers["x-amz-checksum-sha256"] == base64.b64encode(told.digest()).decode()
+    assert storage.get("a", 7) == b"content"
 
 
 def behind(server: MotoServer | RcloneServer, front: HttpFront, bucket: str) -> Storage:

@@ -98,7 +98,7 @@ class _Copier:
         path = f"{self.directory}/{part.path}"
         if _is_there(self.target, path, part):
             return False
-        self.target.put(path, self.reader.stored(part))
+        self.target.put_hashed(path, self.reader.stored(part), part.stored_sha256)
         check_arrived(self.target, path, part.stored_size_bytes, part.stored_sha256)
         return True
 
@@ -125,7 +125,7 @@ def _put(target: Storage, path: str, data: bytes, sha256: str) -> None:
     """Puts a record, which must be the one that the manifest pins."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"{path} was damaged or edited: its SHA-256 is not the manifest's", path=path)
-    target.put(path, data)
+    target.put_hashed(path, data, sha256)
     check_arrived(target, path, len(data), sha256)
 
 

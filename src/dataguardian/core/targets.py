@@ -99,8 +99,10 @@ class Targets:
         """Stores an object with all that still take part; with its hash, looks at what arrived."""
 
         def put(storage: Storage) -> None:
-            storage.put(path, data)
-            if sha256 is not None:
+            if sha256 is None:
+                storage.put(path, data)
+            else:
+                storage.put_hashed(path, data, sha256)
                 check_arrived(storage, path, len(data), sha256)
 
         self.each(put)

@@ -77,6 +77,14 @@ class Storage(ABC):
     def put(self, path: str, data: Data) -> None:
         """Stores `data` as one atomic, durable object."""
 
+    def put_hashed(self, path: str, data: Data, sha256: str) -> None:  # noqa: ARG002 -- for storages that send it along
+        """Does the same with bytes whose SHA-256 (hexadecimal digits) the caller knows, and which must not change now.
+
+        A storage that would compute it again overrides this: it then refuses bytes that are others than those that were
+        hashed.
+        """
+        self.put(path, data)
+
     @abstractmethod
     def get(self, path: str, max_bytes: int) -> bytes:
         """Returns the whole object; raises IntegrityError, without reading it all, when it exceeds `max_bytes`."""

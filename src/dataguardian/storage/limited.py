@@ -44,6 +44,10 @@ class LimitedStorage(Storage):
         self._wait(memoryview(data).nbytes)
         self._storage.put(path, data)
 
+    def put_hashed(self, path: str, data: Data, sha256: str) -> None:
+        self._wait(memoryview(data).nbytes)
+        self._storage.put_hashed(path, data, sha256)
+
     def get(self, path: str, max_bytes: int) -> bytes:
         self._wait(0)
         data = self._storage.get(path, max_bytes)

@@ -55,6 +55,9 @@ class RetryingStorage(Storage):
     def put(self, path: str, data: Data) -> None:
         self._repeat(lambda: self._storage.put(path, data))
 
+    def put_hashed(self, path: str, data: Data, sha256: str) -> None:
+        self._repeat(lambda: self._storage.put_hashed(path, data, sha256))
+
     def get(self, path: str, max_bytes: int) -> bytes:
         return self._repeat(lambda: self._storage.get(path, max_bytes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from threading import Lock
@@ -26,7 +26,6 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.sizes import MIB
-from dataguardian.settings import without_secrets
 from dataguardian.storage.base import Data, Storage, StoredObject, checked_path
 from dataguardian.storage.rclone.daemon import OLDEST, Daemon, RcloneError, Setup, find_program
 
@@ -317,8 +316,9 @@ class _Remote:
         alike = [other for other in known if other.lower() == name.lower()]
         return alike[0] if name not in known and len(alike) == 1 else name
 
-    def _names(self) -> list[str]:
-        return self._daemon.call("config/listremotes").get("remotes") or []
+    def _names(self) -> Sequence[str]:
+        names: Sequence[str] | None = self._daemon.call("config/listremotes").get("remotes")
+        return names or ()
 
     def _is_union(self) -> bool:
         """Tells whether the remote is a union, or lies on one: an alias, a crypt, … of it. Asked once."""
@@ -328,20 +328,20 @@ class _Remote:
 
     def _lies_on_union(self, name: str, seen: set[str]) -> bool:
         seen.add(name)
-        texts = [str(self._option(name, option)) for option in ("type", "remote", "upstreams")]
+        texts = [self._option(name, option) for option in ("type", "remote", "upstreams")]
         if texts[0] == "union" or any(":union" in text for text in texts):
             return True
         below = {other for other in self._names() if any(f"{other}:" in text for text in texts[1:])}
         return any(self._lies_on_union(other, seen) for other in sorted(below - seen))
 
-    def _option(self, name: str, option: str) -> object:
+    def _option(self, name: str, option: str) -> str:
         """Returns an option of a remote, from rclone's configuration or from where it is defined by variables."""
         variable = f"RCLONE_CONFIG_{name}_{option}".upper().replace("-", "_")
-        return os.environ.get(variable) or self._daemon.call("config/get", name=name).get(option, "")
+        return os.environ.get(variable) or str(self._daemon.call("config/get", name=name).get(option, ""))
 
 
 def _setup(config: RcloneConfig) -> Setup:
-    environment = {key: value for key, value in without_secrets(os.environ).items() if key != "DATAGUARDIAN_PASSWORD"}
+    environment = {key: value for key, value in os.environ.items() if key != "DATAGUARDIAN_PASSWORD"}
     for variable in _NO_NEW_BUCKETS:
         environment.setdefault(variable, "true")
     if config.config_file:

@@ -48,22 +48,24 @@ class S3Storage(Storage):
         self._clock = clock or SystemClock()
 
     def put(self, path: str, data: Data) -> None:
+        self.put_hashed(path, data, hashlib.sha256(data).hexdigest())
+
+    def put_hashed(self, path: str, data: Data, sha256: str) -> None:
         key = self._key(path)
         view = memoryview(data).cast("B")
         if len(view) > MAX_OBJECT_BYTES:
             raise UsageError(
                 f"{path} has {format_size(len(view))}, and S3 takes 5 GiB at once", hint="use smaller parts"
             )
-        digest = hashlib.sha256(view)
         headers = {
             **self._options.write,
             **self._options.key,
             **self._lock(path),
             "Content-Type": "application/octet-stream",
             "x-amz-sdk-checksum-algorithm": "SHA256",
-            "x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode(),
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
         }
-        self._wire.request(Request(method="PUT", key=key, headers=headers, body=view, sha256=digest.hexdigest()))
+        self._wire.request(Request(method="PUT", key=key, headers=headers, body=view, sha256=sha256))
 
     def get(self, path: str, max_bytes: int) -> bytes:
         key = self._key(path)
