@@ -21,9 +21,11 @@ from dataguardian.cli.execution import execution
 from dataguardian.cli.export import export
 from dataguardian.cli.job import job
 from dataguardian.cli.key import key
+from dataguardian.cli.keyprove import prove
 from dataguardian.cli.list import list_
 from dataguardian.cli.notification import notification
 from dataguardian.cli.queues import queues
+from dataguardian.cli.recoverykit import recovery_kit
 from dataguardian.cli.repair import repair
 from dataguardian.cli.restore import restore
 from dataguardian.cli.scrub import scrub
@@ -54,7 +56,9 @@ app.command("list")(list_)
 app.command()(verify)
 app.command()(restore)
 app.command()(repair)
+key.command()(prove)
 app.add_typer(key, name="key")
+app.command("recovery-kit")(recovery_kit)
 app.command()(doctor)
 
 _SERVICE = "The service"

@@ -17,6 +17,8 @@ from dataguardian.core.context import Context
 from dataguardian.core.decryption import SETTING as DECRYPTION
 from dataguardian.core.events import SETTING as NOTIFICATIONS
 from dataguardian.core.guards import CleanupSettings
+from dataguardian.core.kit.settings import SETTING as RECOVERY
+from dataguardian.core.kit.settings import RecoverySettings
 from dataguardian.core.pictures import Picture, differences
 from dataguardian.core.pruning import PruningSettings
 from dataguardian.core.safekeeping import opened_where_possible, sealed, setting_owner, shown, whole
@@ -59,6 +61,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     CLEANUP: Definition(lambda: CleanupSettings, "When backups are cleaned up, and what one pass may do", _check_cron),
     SCRUB: Definition(lambda: ScrubSettings, "How many stored backups are verified every week, and when"),
     DECRYPTION: Definition(lambda: BackupKeys, "Keys that open encrypted backups for restores and deep verification"),
+    RECOVERY: Definition(lambda: RecoverySettings, "After how many days somebody is reminded to prove a key"),
     PRUNING: Definition(lambda: PruningSettings, "For how many days rows are kept that nobody needs for long"),
 }
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, SecretStr, model_validator
 from dataguardian.domain.errors import StorageDeniedError, UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import StorageAdapter
+from dataguardian.storage.byhand import ByHand
 from dataguardian.storage.s3 import DEFAULT_REGION, BucketConfig, Word, bucket_storage, from_bucket_url, given_keys
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class MinioConfig(BucketConfig):
         path = f"/{self.bucket}/{self.prefix}".rstrip("/")
         query = {} if self.use_ssl else {"use_ssl": "false"}
         return str(Url("minio", host=parts.hostname, port=parts.port, path=path, query=query))
+
+    def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- not reached by SSH
+        key = self.access_key or os.environ.get("MINIO_ACCESS_KEY")
+        secret = self.secret_key.get_secret_value() if self.secret_key else os.environ.get("MINIO_SECRET_KEY")
+        endpoint = f"{'https' if self.use_ssl else 'http'}://{self._parts().netloc}"
+        return self.bucket_by_hand(endpoint, key, {"secret_access_key": secret}, path_style=True)
 
     def place(self) -> Place:
         from dataguardian.storage.s3.wire import Place  # noqa: PLC0415 -- loaded when it is used

@@ -20,6 +20,7 @@ from dataguardian.workers.restore import RestoreWorker
 TICK_SECONDS = 60.0
 RECONCILE_SECONDS = 15.0
 SAMPLE_SECONDS = 60.0
+RECOVERY_SECONDS = 3600.0
 TELL_SECONDS = 600.0
 LAST_SECONDS = 90.0
 """What was told to stop ends within its own limits, which are shorter; a defect must not keep the service alive."""
@@ -87,6 +88,7 @@ def scheduler_loops(services: Services) -> list[Loop]:
         *health_loops(services.health),
         *cleanup_loops(services.cleanup),
         Loop("weekly sample", SAMPLE_SECONDS, services.sampling.tick, on_the_minute=True),
+        Loop("recovery kit and keys", RECOVERY_SECONDS, services.recovery.tick),
         *notification_loops(services.events, services.delivery),
         Loop("secrets that people must see to", TELL_SECONDS, services.exposure.tell),
     ]

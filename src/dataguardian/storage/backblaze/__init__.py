@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import RemoteConfig, StorageAdapter
+from dataguardian.storage.byhand import ByHand, with_rclone
 from dataguardian.storage.s3 import Prefix, Word
 
 if TYPE_CHECKING:
@@ -56,6 +58,22 @@ class BackblazeConfig(RemoteConfig):
         if self.endpoint != _REALM:
             query["endpoint"] = self.endpoint
         return str(Url("b2", host=self.bucket_name, path=f"/{self.prefix}".rstrip("/"), query=query))
+
+    def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- not reached by SSH
+        secret = self.application_key.get_secret_value() if self.application_key else None
+        lacking = (
+            [] if self.bucket_name else [f"rclone wants the name of the bucket {self.bucket_id}: see the web page"]
+        )
+        return with_rclone(
+            "b2",
+            f"{self.bucket_name or 'NAME-OF-THE-BUCKET'}/{self.prefix}".rstrip("/"),
+            options={
+                "account": self.application_key_id or os.environ.get("B2_APPLICATION_KEY_ID"),
+                "endpoint": None if self.endpoint == _REALM else self.endpoint,
+            },
+            secrets={"key": secret or os.environ.get("B2_APPLICATION_KEY")},
+            lacking=lacking,
+        )
 
 
 def _build(config: BackblazeConfig) -> BackblazeStorage:

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from dataguardian.domain.errors import StorageDeniedError, UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import RemoteConfig, StorageAdapter, checked_path
+from dataguardian.storage.byhand import ByHand, in_file, with_rclone
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_REGION = "us-east-1"
 
+_MOST_CA_CHARACTERS = 20_000
 _SSE = "x-amz-server-side-encryption"
 _VIRTUAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
@@ -100,6 +103,33 @@ class BucketConfig(RemoteConfig):
         ca_file = self.ca_file or os.environ.get("AWS_CA_BUNDLE") or None
         return tls_context(verify=self.verify, ca_file=ca_file) if scheme == "https" else None
 
+    def bucket_by_hand(
+        self, endpoint: str, access_key: str | None, secrets: dict[str, str | None], *, path_style: bool
+    ) -> ByHand:
+        """Returns commands for any service of this protocol."""
+        customer_key = self.sse_customer_key.get_secret_value() if self.sse_customer_key else None
+        ca_text, lacking = _ca_of(self.ca_file) if endpoint.startswith("https:") else ("", [])
+        files, flags = ({"ca": ca_text}, ["--ca-cert", in_file("ca")]) if ca_text else ({}, [])
+        if access_key is None:
+            lacking.append("the keys come from the machine's own chain (profile or role): they are not in this kit")
+        return with_rclone(
+            "s3",
+            f"{self.bucket}/{self.prefix}".rstrip("/"),
+            options={
+                "provider": "AWS" if ".amazonaws.com" in endpoint else "Other",
+                "endpoint": endpoint,
+                "region": self.region or DEFAULT_REGION,
+                "force_path_style": str(path_style).lower(),
+                "access_key_id": access_key,
+                "env_auth": "true" if access_key is None else None,
+                "sse_customer_algorithm": "AES256" if customer_key else None,
+            },
+            secrets={**secrets, "sse_customer_key_base64": customer_key},
+            flags=flags + ([] if self.verify else ["--no-check-certificate"]),
+            files=files,
+            lacking=lacking,
+        )
+
     def object_options(self) -> ObjectOptions:
         from dataguardian.storage.s3.objects import ObjectOptions  # noqa: PLC0415 -- as above
 
@@ -142,6 +172,17 @@ class S3Config(BucketConfig):
         query = {} if self.endpoint is None else {"endpoint": self.endpoint}
         path = f"/{self.prefix}" if self.prefix else ""
         return str(Url("s3", host=self.bucket, path=path, query=query))
+
+    def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- not reached by SSH
+        place = _place(self, self.region)
+        endpoint = self.endpoint or f"{place.scheme}://{place.host}"
+        secrets = {"secret_access_key": self.secret_access_key, "session_token": self.session_token}
+        texts = {name: secret.get_secret_value() if secret else None for name, secret in secrets.items()}
+        key = self.access_key_id
+        if key is None:
+            key, found = _chain_by_hand(self.profile)
+            texts |= found
+        return self.bucket_by_hand(endpoint, key, texts, path_style=place.path_style)
 
 
 _KEYS = ("access_key_id", "secret_access_key")
@@ -192,6 +233,34 @@ def _chain(profile: str | None) -> tuple[Credentials | None, str | None]:
         return session.get_credentials(), session.get_config_variable("region")
     except botocore.exceptions.BotoCoreError as error:
         raise StorageDeniedError(f"no AWS keys: {error}", hint="check the profile, or give access_key_id") from error
+
+
+def _chain_by_hand(profile: str | None) -> tuple[str | None, dict[str, str | None]]:
+    """Returns the keys of the usual chain where they last: those that a role lends are gone within hours."""
+    try:
+        found, _ = _chain(profile)
+    except StorageDeniedError:
+        return None, {}
+    if found is None or found.token is not None or not found.secret_key:
+        return None, {}
+    return found.access_key, {"secret_access_key": found.secret_key}
+
+
+def _ca_of(ca_file: str | None) -> tuple[str, list[str]]:
+    """Returns the certificates that the service is checked with, and what is lacking of them.
+
+    A collection of everybody's is no part of a kit: every system has one.
+    """
+    path = ca_file or os.environ.get("AWS_CA_BUNDLE")
+    if not path:
+        return "", []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "", [f"the certificates in {path} could not be read"]
+    if len(text) <= _MOST_CA_CHARACTERS:
+        return text, []
+    return "", [f"the certificates in {path} are too many for a kit: copy that file"] if ca_file else []
 
 
 def _build(config: S3Config) -> S3Storage:

@@ -16,6 +16,7 @@ from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.ssh import DEFAULT_PORT, HostKey, SshTarget
 from dataguardian.storage.base import RemoteConfig, Storage, StorageAdapter
+from dataguardian.storage.byhand import ByHand
 
 _HOME = "/~"
 _OPTIONS = ("private_key_file", "host_key", "timeout_seconds", "bandwidth_limit_mbps")
@@ -83,6 +84,11 @@ class SshConfig(RemoteConfig):
                 query={key: value for key, value in kept.items() if value},
             )
         )
+
+    def by_hand(self, known_hosts: str = "") -> ByHand:
+        from dataguardian.storage.ssh.byhand import commands  # noqa: PLC0415 -- only the recovery kit asks
+
+        return commands(self, known_hosts)
 
     @property
     def folder(self) -> str:

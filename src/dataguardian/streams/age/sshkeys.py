@@ -35,9 +35,13 @@ class Ed25519Recipient:
 
 class Ed25519Identity:
     def __init__(self, key: ed25519.Ed25519PrivateKey) -> None:
-        self._wire, _ = _public(key.public_key())
+        self._public = key.public_key()
+        self._wire, _ = _public(self._public)
         self._point = X25519PublicKey.from_public_bytes(_montgomery(key.public_key()))
         self._key = X25519PrivateKey.from_private_bytes(hashlib.sha512(key.private_bytes_raw()).digest()[:_KEY_BYTES])
+
+    def recipient(self) -> Ed25519Recipient:
+        return Ed25519Recipient(self._public)
 
     def unwrap(self, stanza: Stanza) -> bytes | None:
         if stanza.type != ED25519 or stanza.arguments[1:2] != (_tag(self._wire),):
@@ -63,6 +67,9 @@ class RsaIdentity:
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self._wire, _ = _public(key.public_key())
         self._key = key
+
+    def recipient(self) -> RsaRecipient:
+        return RsaRecipient(self._key.public_key())
 
     def unwrap(self, stanza: Stanza) -> bytes | None:
         if stanza.arguments != (RSA, _tag(self._wire)):

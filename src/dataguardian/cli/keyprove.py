@@ -1,0 +1,183 @@
+"""`dataguardian key prove`: that a key still opens the newest backups, tried where the key is kept.
+
+The service sends records and one part of each backup, encrypted as they are stored; the key stays here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from dataguardian.cli import look, output
+from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.console import at_home
+from dataguardian.cli.credentials import TokenFile
+from dataguardian.cli.keyoptions import IdentityFiles, PassphraseFile, keys_from
+from dataguardian.cli.options import Json
+from dataguardian.domain.errors import DataGuardianError, IntegrityError, NotFoundError, UsageError, WrongKeyError
+from dataguardian.storage.base import Data, Storage, StoredObject
+
+if TYPE_CHECKING:
+    from dataguardian.core.backupkeys import BackupKeys
+    from dataguardian.core.services import Services
+
+PROOFS = "/api/system/key-proofs"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How it went with one job. `keys` are those that opened its newest backup; `error` says why none did."""
+
+    job: str
+    backup: str
+    keys: Sequence[str]
+    error: DataGuardianError | None = None
+
+    def document(self) -> dict[str, Any]:
+        told = None if self.error is None else {"error": self.error.code, "message": self.error.message}
+        return {"job": self.job, "backup": self.backup, "keys": list(self.keys), "error": told}
+
+
+class ServedBackups(Storage):
+    """Reads objects of one encrypted backup from the service; what proves a key needs nothing else of a storage."""
+
+    def __init__(self, client: Client, row: Document) -> None:
+        self._client = client
+        self._row = row
+
+    def get(self, path: str, max_bytes: int) -> bytes:
+        name = path.removeprefix(f"{self._row['directory']}/")
+        data = bytearray()
+        with self._client.stream(f"/api/executions/{self._row['execution_id']}/object", name=name) as answer:
+            for piece in answer.iter_bytes():
+                data += piece
+                if len(data) > max_bytes:
+                    raise IntegrityError(f"{path} is longer than it should be", path=path)
+        return bytes(data)
+
+    def put(self, path: str, data: Data) -> NoReturn:  # noqa: ARG002 -- a storage's names
+        _reads_only()
+
+    def stat(self, path: str) -> StoredObject:  # noqa: ARG002 -- as above
+        _reads_only()
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:  # noqa: ARG002 -- as above
+        _reads_only()
+
+    def folders(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002 -- as above
+        _reads_only()
+
+    def delete(self, path: str) -> None:  # noqa: ARG002 -- as above
+        _reads_only()
+
+    def free_space(self) -> int | None:
+        return None
+
+
+def _reads_only() -> NoReturn:
+    raise UsageError("only objects of a backup are read through the service")
+
+
+def prove(
+    jobs: Annotated[
+        list[str] | None, typer.Argument(metavar="JOB…", help="Only these jobs; else every one that is encrypted.")
+    ] = None,
+    *,
+    identity_file: IdentityFiles = None,
+    passphrase_file: PassphraseFile = None,
+    console: Annotated[
+        bool, typer.Option("--console", help="On the machine that holds the home: no service has to run.")
+    ] = False,
+    url: ServiceUrl = None,
+    token_file: TokenFile = None,
+    json: Json = False,
+) -> None:
+    """Prove that a key still opens the newest backup of each encrypted job, and have that recorded.
+
+    The key does not leave this machine: the service sends what is encrypted, and is told what opened it.
+    """
+    keys = keys_from(identity_file, passphrase_file)
+    if not keys:
+        raise UsageError("no key was given", hint="--identity-file FILE, or --passphrase-file FILE")
+    if console and (url or token_file):
+        raise UsageError("--console asks no service", hint="leave --url and --token-file out")
+    tried = _at_console(keys, jobs) if console else _by_service(keys, jobs, url, token_file)
+    _show(tried, json=json)
+    failed = [one.error for one in tried if one.error is not None]
+    graver = [error for error in failed if not isinstance(error, WrongKeyError)]
+    if graver or not any(one.keys for one in tried):  # a key that is for some of the jobs is as it should be
+        raise typer.Exit((graver or failed)[0].exit_code)
+
+
+def _by_service(keys: BackupKeys, jobs: list[str] | None, url: str | None, token_file: Path | None) -> list[Tried]:
+    from dataguardian.core.proving import prove as proven
+
+    tried = []
+    with connect(url, token_file) as client:
+        for row in _chosen(client.rows(PROOFS), jobs):
+            try:
+                found = proven([ServedBackups(client, row)], row["directory"], keys, checksum=row["checksum"])
+                client.post(PROOFS, {"execution_id": row["execution_id"], "keys": list(found.keys)})
+            except DataGuardianError as error:
+                tried.append(Tried(row["job_name"], row["directory"], (), error))
+            else:
+                tried.append(Tried(row["job_name"], row["directory"], found.keys))
+    return tried
+
+
+def _at_console(keys: BackupKeys, jobs: list[str] | None) -> list[Tried]:
+    async def work(services: Services) -> list[Tried]:
+        known = await services.proofs.all()
+        rows = [
+            {"job_id": str(one.job_id), "job_name": one.job_name, "execution_id": one.execution_id} for one in known
+        ]
+        tried = []
+        for row in _chosen(rows, jobs):
+            backup = await services.proofs.one(row["execution_id"])
+            try:
+                found = await services.proofs.prove(backup, keys)
+            except DataGuardianError as error:
+                tried.append(Tried(row["job_name"], backup.backup_path or "", (), error))
+            else:
+                tried.append(Tried(row["job_name"], backup.backup_path or "", found))
+        return tried
+
+    return at_home(work)
+
+
+def _chosen(rows: Sequence[Document], jobs: list[str] | None) -> list[Document]:
+    """Returns the encrypted jobs that were named, by name or id. Raises NotFoundError."""
+    if not rows:
+        raise NotFoundError("no job has an encrypted backup yet", hint="`dataguardian job list` shows what there is")
+    known = {row["job_name"]: row for row in rows} | {row["job_id"]: row for row in rows}
+    unknown = [name for name in jobs or () if name not in known]
+    if unknown:
+        raise NotFoundError(
+            f"no job {unknown[0]!r} has an encrypted backup",
+            hint=f"there are: {', '.join(r['job_name'] for r in rows)}",
+        )
+    return [known[name] for name in dict.fromkeys(jobs)] if jobs else list(rows)
+
+
+def _show(tried: Sequence[Tried], *, json: bool) -> None:
+    if json:
+        output.show_json(
+            {
+                "proven": [one.document() for one in tried if one.keys],
+                "failed": [one.document() for one in tried if not one.keys],
+            }
+        )
+        return
+    rows = [
+        [
+            one.job,
+            look.state("ok" if one.keys else "failed"),
+            ", ".join(one.keys) or str(one.error and one.error.message),
+        ]
+        for one in tried
+    ]
+    look.show_table(["JOB", "", "OPENED BY"], rows)
