@@ -6,6 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
+from dataguardian.core.safekeeping import opened_config
 from dataguardian.core.secrets import MASK
 from tests.api.stage import Desk, is_error, play
 from tests.servers import free_port
@@ -48,7 +49,8 @@ def test_a_secret_never_comes_out_and_its_mask_keeps_it(tmp_path: Path) -> None:
         answer = await desk.put(path, {"connection_config": config | {"port": 2}})
         assert answer.json()["connection_config"] == config | {"port": 2}
         row = await desk.services.datasources.get(uuid.UUID(made.json()["id"]))
-        assert row.connection_config["password"] == "s3cret!"
+        assert "s3cret!" not in str(row.connection_config)
+        assert opened_config(row, desk.services.context.vault)["password"] == "s3cret!"
         answer = await desk.put(path, {"connection_config": {"password": None}})
         assert "password" not in answer.json()["connection_config"]
         is_error(await desk.put(path, {"connection_config": {"password": MASK}}), 422, "wrong_usage")

@@ -178,7 +178,7 @@ def test_a_restore_into_a_full_target_exits_as_one_by_hand(service: Service) -> 
     row_id = service.backup(thing.name)["id"]
     outcome = service.run("execution", "restore", row_id, "--confirm", thing.name, "--wait", "--json")
     row = json.loads(outcome.out)
-    assert (outcome.code, row["status"], row["error_code"]) == (2, "failed", "target_in_use")
+    assert (outcome.code, row["status"], row["error_code"]) == (2, "failed", "target_not_empty")
     assert row["error_stack"] is None
 
 
