@@ -44,7 +44,7 @@ def up(
     from dataguardian.settings import SECRET_VARIABLES, Settings
 
     settings = Settings.from_environment()
-    for name in SECRET_VARIABLES:  # whatever libraries start, such as a compiler to look for a library, inherits the rest
+    for name in SECRET_VARIABLES:  # whatever libraries start, such as a compiler, inherits the rest
         os.environ.pop(name, None)
     settings = replace(settings, host=host or settings.host, port=port or settings.port)
     if role not in ROLES:
