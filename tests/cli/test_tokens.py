@@ -206,6 +206,7 @@ def test_a_token_from_a_file(service: Service, tmp_path: Path) -> None:
         file.write_text(wrong)
         assert "holds no token" in service.refused(2, "status", "--token-file", str(file))
     assert "cannot be read" in service.refused(2, "status", "--token-file", str(tmp_path / "none"))
+    assert STRANGER not in service.refused(2, "status", "--token-file", STRANGER)
     assert "standard input holds no token" in service.refused(2, "status", "--token-file", "-", data="")
 
 

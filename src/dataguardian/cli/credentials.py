@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "DATAGUARDIAN_TOKEN"  # noqa: S105 -- a variable's name
 LOCAL_TOKEN = "local-token"  # noqa: S105 -- a file's name
+TOKEN_PREFIX = "dgt_"  # noqa: S105 -- how tokens begin
 STDIN = "-"
 MAX_BYTES = 4096
 
@@ -99,6 +100,8 @@ def _make_one() -> str:
 def _from_file(path: Path) -> Credentials:
     if str(path) == STDIN:
         return Credentials("standard input", _of_stdin(), hint=_make_one())
+    if path.name.startswith(TOKEN_PREFIX):
+        raise UsageError("--token-file takes a file, not a token", hint="arguments can be read by others: revoke it")
     try:
         token = _first_line(path)
         is_open = bool(path.stat().st_mode & 0o077)
