@@ -21,7 +21,7 @@ FOREIGN = ("evil.example.org", "localhost.evil.org", "127.0.0.1.evil.org", "192.
 FOREIGN += ("[::1", "0.0.0.0", "localhost:x", "localhost/", "localhost localhost")
 
 
-def test_only_loopback_names_are_answered(tmp_path: Path) -> None:
+def test_unless_others_are_allowed_only_loopback_names_are_answered(tmp_path: Path) -> None:
     """A page that rebinds its own name to 127.0.0.1 sends that name, and gets nothing."""
 
     async def story(desk: Desk) -> None:
