@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from dataguardian.core.access.totp import code_of, step_at
 from dataguardian.domain.access import Permission, Role
 from tests.api.access_stage import PASSWORD, bearer, browser, client, token, user
@@ -361,5 +363,31 @@ def test_users_see_and_end_their_own_tokens_and_no_others(tmp_path: Path) -> Non
             assert (await page.send("DELETE", f"/api/tokens/{made['id']}")).status_code == 204
         names = {row["name"] for row in (await desk.get("/api/tokens")).json()["data"]}
         assert {"mine", "console"} <= names
+
+    play(tmp_path, story)
+
+
+def test_a_stream_ends_with_the_right_to_see_it(tmp_path: Path) -> None:
+    """Who follows a backup when the token is revoked, or the session is ended, sees nothing more of it."""
+
+    async def story(desk: Desk) -> None:
+        anna = await user(desk)
+        job = await desk.job()
+        started = (await desk.post(f"/api/backup-jobs/{job['id']}/run")).json()["execution_id"]
+        made = await desk.made("/api/tokens", {"name": "ci", "role": "viewer"})
+        async with browser(desk) as page, desk.served() as url, httpx.AsyncClient(timeout=30) as http:
+            await page.sign_in("anna")
+            for headers, ending in (
+                (bearer(made["token"]), f"/api/tokens/{made['id']}"),
+                ({"Cookie": f"dataguardian={page.cookie}"}, f"/api/users/{anna.id}/sign-ins"),
+            ):
+                async with http.stream("GET", f"{url}/api/executions/{started}/events", headers=headers) as stream:
+                    assert stream.status_code == 200
+                    lines = stream.aiter_lines()
+                    while (await anext(lines)) != "event: state":
+                        pass
+                    assert (await desk.delete(ending)).status_code in {200, 204}
+                    desk.here.clock.advance(seconds=5)
+                    assert "event: end" not in [line async for line in lines]
 
     play(tmp_path, story)

@@ -276,5 +276,7 @@ def test_strangers_are_refused_before_their_body_is_parsed(tmp_path: Path) -> No
             answers = await asyncio.gather(*(http.post("/api/backup-jobs", **sent) for _ in range(5)))
             assert {answer.status_code for answer in answers} == {401}
             is_error(await http.post("/api/backup-jobs", **sent, auth=httpx.BasicAuth("admin", "admin")), 401)
+            body = {"name": "anna", "password": "x" * 10_000}
+            assert "10 kB" in is_error(await http.post("/api/session", json=body), 413, "body_too_large")["message"]
 
     play(tmp_path, story)

@@ -8,8 +8,10 @@ the browser says so in Origin, and the page in X-CSRF-Token. A token needs neith
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -26,7 +28,7 @@ from dataguardian.core.access.sessions import LONGEST, SignedIn
 from dataguardian.core.acting import acting, current_actor
 from dataguardian.core.services import Services
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
-from dataguardian.domain.errors import DataGuardianError, ForbiddenError, UnauthenticatedError
+from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, ForbiddenError, UnauthenticatedError
 
 PUBLIC = frozenset(
     {
@@ -64,6 +66,14 @@ SECURITY_SCHEMES: dict[str, dict[str, str]] = {
         "description": "A session: POST /api/session sets the cookie, over TLS with `__Host-` before its name",
     },
 }
+
+
+async def _always() -> bool:
+    """What runs by itself may go on."""
+    return True
+
+
+_admission: ContextVar[Callable[[], Awaitable[bool]]] = ContextVar("admission", default=_always)
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,20 @@ class Access:
         if isinstance(actor, Response):
             await actor(scope, receive, send)
             return
-        with acting(actor):
-            await self._app(scope, receive, send)
+        admission = _admission.set(partial(self._stays, scope, actor))
+        try:
+            with acting(actor):
+                await self._app(scope, receive, send)
+        finally:
+            _admission.reset(admission)
+
+    async def _stays(self, scope: Scope, actor: Actor) -> bool:
+        try:
+            return await self._authenticated(scope) == actor
+        except CatalogUnavailableError:
+            return True  # nothing is shown while it is away
+        except DataGuardianError:
+            return False
 
     async def _caller(self, scope: Scope) -> Actor | Response:
         public = (scope["method"], scope["path"]) in PUBLIC
@@ -171,6 +193,11 @@ class Access:
         networks = self._services.context.settings.metrics_networks
         is_silent = not _sent(scope, b"authorization") and cookie_of(scope) is None
         return scope["path"] == METRICS and is_silent and within(address_in(address or ""), networks)
+
+
+async def still_admitted() -> bool:
+    """Tells, in an answer that goes on for long, whether whoever asked for it may still do what they could then."""
+    return await _admission.get()()
 
 
 def bearer(scope: Scope) -> str:

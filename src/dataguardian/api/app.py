@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 
 from dataguardian import __version__
 from dataguardian.api import errors
-from dataguardian.api.access import SECURITY_SCHEMES, Access, declarations, declared, requires
-from dataguardian.api.gate import Gate
+from dataguardian.api.access import PUBLIC, SECURITY_SCHEMES, Access, declarations, declared, requires
+from dataguardian.api.gate import Bodies, Gate
 from dataguardian.api.routes import (
     audit,
     backup_jobs,
@@ -85,6 +85,7 @@ def create_app(services: Services) -> FastAPI:
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     declared(routes)
     app.state.routes = routes
+    app.add_middleware(Bodies, public=PUBLIC)
     app.add_middleware(Access, services=services)
     app.add_middleware(Gate, settings=services.context.settings)
     return app

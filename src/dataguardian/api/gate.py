@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -23,8 +23,11 @@ from dataguardian.api.neighbours import SAFE_METHODS, Neighbours
 from dataguardian.settings import Settings
 
 MAX_BODY_BYTES = 1_000_000
+MAX_PUBLIC_BYTES = 10_000
+"""Of a body that anybody may send."""
 MAX_VALUES = 30_000
 """JSON values in a body: to find 80,000 of them wrong stops the service for two seconds."""
+_SIZES = {MAX_BODY_BYTES: "1 MB", MAX_PUBLIC_BYTES: "10 kB"}
 REQUEST_ID = "X-Request-ID"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -88,36 +91,50 @@ class Gate:
                 _log(exchange, time.monotonic() - started)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
-        refusal, receive = await self._admitted(exchange.scope, receive)
+        scope, headers = exchange.scope, Headers(scope=exchange.scope)
+        answer = self._neighbours.refusal(scope, headers) or self._neighbours.preflight(scope, headers)
         try:
-            await (refusal or self._app)(exchange.scope, receive, exchange.forward)
+            await (answer or self._app)(scope, receive, exchange.forward)
         except Exception:
-            log.exception("a request met a defect", path=exchange.scope["path"])
+            log.exception("a request met a defect", path=scope["path"])
             if exchange.status != _Exchange.status:
                 raise  # the answer had begun: all that is left is to break the connection
-            await internal_error(exchange.request_id)(exchange.scope, receive, exchange.forward)
+            await internal_error(exchange.request_id)(scope, receive, exchange.forward)
 
-    async def _admitted(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
-        """Returns an answer that no route has a part in, or None, and where the body comes from."""
-        headers = Headers(scope=scope)
-        answer = self._neighbours.refusal(scope, headers) or self._neighbours.preflight(scope, headers)
-        if answer is not None or scope["method"] in SAFE_METHODS or not _has_body(headers):
-            return answer, receive
+
+class Bodies:
+    """Reads a body before any route does, once it is clear that its sender may send one. `public` are routes for
+    everybody, by method and path: what strangers send is small.
+    """
+
+    def __init__(self, app: ASGIApp, public: Collection[tuple[str, str]]) -> None:
+        self._app = app
+        self._public = public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or not _has_body(headers):
+            await self._app(scope, receive, send)
+            return
+        refusal: Response | None = None
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             refusal = error_answer(415, "not_json", "the body is not application/json", {"hint": "set Content-Type"})
-            return refusal, receive
-        return await _buffered(headers, receive)
+        else:
+            is_public = (scope["method"], scope["path"]) in self._public
+            refusal, receive = await _buffered(headers, receive, MAX_PUBLIC_BYTES if is_public else MAX_BODY_BYTES)
+        await (refusal or self._app)(scope, receive, send)
 
 
 def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-async def _buffered(headers: Headers, receive: Receive) -> tuple[Response | None, Receive]:
+async def _buffered(headers: Headers, receive: Receive, most: int) -> tuple[Response | None, Receive]:
     """Reads the body, whose length a sender may hide; what is too large is refused before it is all here."""
-    refusal = error_answer(413, "body_too_large", "the body is larger than 1 MB", {"hint": "send less at once"})
+    text = f"the body is larger than {_SIZES[most]}"
+    refusal = error_answer(413, "body_too_large", text, {"hint": "send less at once"})
     length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+    if not length.isdigit() or int(length) > most:
         return refusal, receive
     messages: deque[Message] = deque()
     size_bytes, values, more = 0, 0, True
@@ -128,8 +145,8 @@ async def _buffered(headers: Headers, receive: Receive) -> tuple[Response | None
         size_bytes += len(piece)
         values += sum(map(piece.count, (b",", b"[", b"{")))
         more = message.get("more_body", False)
-        if size_bytes > MAX_BODY_BYTES or values > MAX_VALUES:
-            return refusal if size_bytes > MAX_BODY_BYTES else _too_many_values(), receive
+        if size_bytes > most or values > MAX_VALUES:
+            return refusal if size_bytes > most else _too_many_values(), receive
 
     async def replay() -> Message:
         return messages.popleft() if messages else await receive()

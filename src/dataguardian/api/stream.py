@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
+from dataguardian.api.access import still_admitted
 from dataguardian.api.schemas.common import Output
 from dataguardian.core.services import Services
 from dataguardian.db.models import BackupExecution, Repair, Restore, Verification
@@ -78,6 +79,8 @@ async def _events(services: Services, stopping: asyncio.Event, followed: Followe
             beat = loop.time()
             yield ": still here\n\n"
         await _pause(stopping)
+        if not await still_admitted():
+            return  # the browser comes back, and is told why it may not
         try:
             row = await followed.load(row.id)
         except NotFoundError:

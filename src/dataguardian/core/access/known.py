@@ -25,11 +25,10 @@ class Known:
 
     async def get(self, key: str, kind: type[T], load: Callable[[], Awaitable[T | None]]) -> T | None:
         """Returns what `key` stands for; loads it when it is not known. None, for a stranger, is not kept."""
-        now = self._clock.monotonic()
-        expires, found = self._entries.get(key, (0.0, None))
-        if isinstance(found, kind) and 0 <= expires - now <= KEPT_SECONDS:
+        found = self.peek(key, kind)
+        if found is not None:
             return found
-        generation = self._generation
+        now, generation = self._clock.monotonic(), self._generation
         loaded = await load()
         if loaded is not None and generation == self._generation:  # else what was read may be what was changed
             self._entries[key] = (now + KEPT_SECONDS, loaded)
@@ -37,6 +36,12 @@ class Known:
             while len(self._entries) > MOST_ENTRIES:
                 self._entries.popitem(last=False)
         return loaded
+
+    def peek(self, key: str, kind: type[T]) -> T | None:
+        """Returns what is known of `key` from a moment ago."""
+        expires, found = self._entries.get(key, (0.0, None))
+        is_recent = 0 <= expires - self._clock.monotonic() <= KEPT_SECONDS
+        return found if isinstance(found, kind) and is_recent else None
 
     def forget(self) -> None:
         self._generation += 1

@@ -18,6 +18,8 @@ from dataguardian.core.access.names import name_of
 from dataguardian.core.access.passwords import Passwords
 from dataguardian.core.access.texts import hash_of, is_secret, new_secret, same
 from dataguardian.core.access.throttle import (
+    FORGIVEN_SECONDS,
+    FORGOTTEN_SECONDS,
     FREE_FOR_ADDRESS,
     FREE_FOR_NAME,
     Throttle,
@@ -101,7 +103,7 @@ class Sessions:
         self._passwords = passwords
         self._known = known
         self._names = Throttle(context.clock, FREE_FOR_NAME)
-        self._addresses = Throttle(context.clock, FREE_FOR_ADDRESS)
+        self._addresses = Throttle(context.clock, FREE_FOR_ADDRESS, FORGIVEN_SECONDS)
         self._written: set[str] = set()
         """Names whose failures this process has written into their rows."""
         self._seen: dict[uuid.UUID, tuple[datetime, datetime]] = {}
@@ -229,7 +231,7 @@ class Sessions:
         if shared is not None and shared.locked_until is not None:
             refuse((shared.locked_until - now).total_seconds())
         self._addresses.count(network)
-        self._names.count(key, shared.failed_sign_ins if shared is not None else 0)
+        self._names.count(key, _failures(shared, now) if shared is not None else 0)
         return attempt
 
     async def _proven(self, attempt: _Attempt, password: SecretStr, code: str) -> User | None:
@@ -319,7 +321,7 @@ class Sessions:
         async with self._context.db.write() as session:
             user = await UserRepository(session).find_locked(attempt.user.id)
             if user is not None:
-                user.failed_sign_ins = max(user.failed_sign_ins, attempts)
+                user.failed_sign_ins = attempts
                 user.locked_until = now + timedelta(seconds=pause) if pause > 0 else None
         self._written.add(attempt.key)
 
@@ -330,6 +332,12 @@ class Sessions:
             return None
         row, user = found
         return SignedIn(of_user(user), row.id, row.csrf_hash, row.created_at, row.expires_at, user)
+
+
+def _failures(user: User, now: datetime) -> int:
+    """Returns the failures that still count: after as long as those of a name that nobody has are remembered, none."""
+    is_recent = user.locked_until is not None and now - user.locked_until < timedelta(seconds=FORGOTTEN_SECONDS)
+    return user.failed_sign_ins if is_recent else 0
 
 
 def csrf_of(secret: str) -> str:

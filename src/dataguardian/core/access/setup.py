@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from dataguardian.core.access.texts import hash_of, is_secret, new_secret, same
-from dataguardian.core.access.throttle import FREE_FOR_ADDRESS, Throttle, network_of
+from dataguardian.core.access.throttle import FORGIVEN_SECONDS, FREE_FOR_ADDRESS, Throttle, network_of
 from dataguardian.core.access.users import Users
 from dataguardian.core.context import Context
 from dataguardian.db.accounts import User
@@ -23,7 +23,7 @@ class Setup:
         self._context = context
         self._users = users
         self._hash: str | None = None
-        self._throttle = Throttle(context.clock, FREE_FOR_ADDRESS)
+        self._throttle = Throttle(context.clock, FREE_FOR_ADDRESS, FORGIVEN_SECONDS)
 
     async def issue(self) -> str | None:
         """Returns a new setup token, to be shown on the console once; None when there are users."""

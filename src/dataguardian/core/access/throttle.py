@@ -20,7 +20,8 @@ LONGEST_SECONDS = 900.0
 FORGOTTEN_SECONDS = 3600.0
 FREE_FOR_NAME = 5
 FREE_FOR_ADDRESS = 20
-"""Higher: many people may share one address."""
+FORGIVEN_SECONDS = 180.0
+"""Many people may share one address: so more are free there, and every so often one is forgiven."""
 _IPV6_NETWORK = 64
 
 
@@ -32,11 +33,12 @@ class _Counter:
 
 
 class Throttle:
-    """Counts by key; `free` attempts cost nothing."""
+    """Counts by key; `free` attempts cost nothing, and one is forgiven every `forgiven_seconds`."""
 
-    def __init__(self, clock: Clock, free: int) -> None:
+    def __init__(self, clock: Clock, free: int, forgiven_seconds: float = math.inf) -> None:
         self._clock = clock
         self._free = free
+        self._forgiven_seconds = forgiven_seconds
         self._counters: OrderedDict[str, _Counter] = OrderedDict()
 
     def check(self, key: str) -> None:
@@ -51,7 +53,8 @@ class Throttle:
         counter = self._counters.pop(key, None)
         if counter is None or now - counter.last > FORGOTTEN_SECONDS:
             counter = _Counter(0, now, now)
-        counter.attempts = max(counter.attempts, at_least) + 1
+        forgiven = int((now - counter.last) / self._forgiven_seconds)
+        counter.attempts = max(counter.attempts - forgiven, at_least, 0) + 1
         pause = pause_after(counter.attempts, self._free)
         counter.last, counter.until = now, now + pause
         self._counters[key] = counter

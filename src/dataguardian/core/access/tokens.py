@@ -167,7 +167,7 @@ class Tokens:
         if not is_secret(secret, TOKEN_PREFIX):
             raise UnauthenticatedError(REFUSED, hint=REFUSED_HINT)
         hashed = hash_of(secret)
-        actor = await self._found(hashed)
+        actor = self._known.peek(hashed, Actor) or await self._found(hashed)
         if actor is None:
             raise UnauthenticatedError(REFUSED, hint=REFUSED_HINT)
         if actor.id is not None:
