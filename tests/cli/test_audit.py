@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataguardian.domain.auditlog import GENESIS, chained
 from tests.cli.service import Service
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_log_is_listed_exported_and_checked(service: Service) -> None:
@@ -31,6 +37,18 @@ def test_the_log_is_listed_exported_and_checked(service: Service) -> None:
     refused = service.run("audit", "verify", "--anchor", f"99999:{'0' * 64}", "--json")
     assert (refused.code, refused.json["error"]) == (3, "integrity")
     assert "its tail is gone" in refused.json["message"]
+
+
+def test_the_documented_check_holds(service: Service, tmp_path: Path) -> None:
+    """What docs/audit.md has people run, without us, agrees with `verify` about a whole and about an edited file."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "audit.md").read_text(), re.DOTALL)[0]
+    service.prepared()
+    written = service.ok("audit", "export", str(tmp_path / "audit.jsonl"))
+    options: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], check=False, **options)
+    assert done.stdout.split() == [str(written["last"]), written["head"]], done.stderr
+    (tmp_path / "audit.jsonl").write_text((tmp_path / "audit.jsonl").read_text().replace("create", "update", 1))
+    assert "AssertionError: 1\n" in subprocess.run([sys.executable, "-c", code], check=False, **options).stderr
 
 
 def test_every_kind_of_damage_to_an_export_is_named(service: Service, tmp_path: Path) -> None:

@@ -355,6 +355,43 @@ def test_an_empty_file_declares_nothing() -> None:
     assert (found.sections, found.entries, found.settings) == ((), [], {})
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{path: ../../etc}", "absolute"),
+        ('{path: "/srv/a\\0b"}', ""),
+        ("{path: /srv, prefix: ../../etc}", ""),
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused(service: Service, tmp_path: Path, config: str, words: str) -> None:
+    """A storage location is an absolute path or none; nothing of the file is applied."""
+    file = tmp_path / "file.yml"
+    name = f"evil {uuid.uuid4().hex[:8]}"
+    file.write_text(f"version: 1\nstorage_locations:\n  {name}:\n    type: local\n    config: {config}\n")
+    assert words in service.refused(2, "apply", "-f", str(file), "--yes")
+    assert name not in [row["name"] for row in service.ok("storage", "list")["data"]]
+
+
+def test_a_name_that_climbs_stays_in_its_storage(service: Service, tmp_path: Path) -> None:
+    """Names are what people like, dots and slashes too; what a job stores lies in its storage all the same."""
+    mark = uuid.uuid4().hex[:8]
+    source, disk, name = service.tree(f"{mark}-source"), tmp_path / "deep" / "er" / "disk", f"../../../{mark}/$(id)"
+    disk.mkdir(parents=True)
+    before = {path for path in tmp_path.rglob("*") if disk not in path.parents}
+    document = {
+        "version": 1,
+        "datasources": {name: {"type": "files", "connection_config": {"source_path": str(source)}}},
+        "storage_locations": {name: {"type": "local", "config": {"path": str(disk)}}},
+        "backup_jobs": {name: {"datasource": name, "storage_location": name}},
+    }
+    file = tmp_path / "file.yml"
+    file.write_text(yaml.safe_dump(document))
+    service.told("apply", "-f", str(file), "--yes")
+    assert service.ok("job", "run", name, "--wait")["status"] == "completed"
+    assert list(disk.rglob("manifest.json"))
+    assert {path for path in tmp_path.rglob("*") if disk not in path.parents} - before == {file}
+
+
 def test_a_bomb_of_aliases_is_refused() -> None:
     """A small file that unfolds into millions of values is stopped early."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
