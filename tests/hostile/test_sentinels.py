@@ -168,10 +168,18 @@ def _in_use(service: Service) -> None:
     for run in runs:
         wait_for(lambda run=run: _has_ended_once(service, run), f"{run} was tried", 180)
         service.call("POST", f"{run}/cancel")
-    for document in ({"connection_config": {"host": "127.0.0.2"}},):
-        for row in service.get("/api/datasources", limit=100)["data"]:
-            if "host" in row["connection_config"]:
-                _stored(service, "PUT", f"/api/datasources/{row['id']}", document)
+    _changed(service)
+
+
+def _changed(service: Service) -> None:
+    """Changes something else in everything, so that its secrets are stored once more."""
+    for row in service.get("/api/datasources", limit=100)["data"]:
+        if "host" in row["connection_config"]:
+            _stored(service, "PUT", f"/api/datasources/{row['id']}", {"connection_config": {"host": "127.0.0.2"}})
+    for row in service.get("/api/storage-locations", limit=100)["data"]:
+        _stored(service, "PUT", f"/api/storage-locations/{row['id']}", {"config": {"bandwidth_limit_mbps": 100}})
+    for row in service.get("/api/backup-jobs", limit=100)["data"]:
+        _stored(service, "PUT", f"/api/backup-jobs/{row['id']}", {"backup_options": {"part_size_mb": 2}})
 
 
 def _has_ended_once(service: Service, run: str) -> bool:

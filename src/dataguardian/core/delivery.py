@@ -19,7 +19,8 @@ from sqlalchemy.exc import IntegrityError as BrokenRule
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.context import Context
-from dataguardian.core.events import Events, Pending, load_settings
+from dataguardian.core.events import SETTING, Events, Pending, load_settings
+from dataguardian.core.safekeeping import opened, setting_owner
 from dataguardian.core.threads import in_thread
 from dataguardian.db.models import NotificationDelivery, NotificationRow
 from dataguardian.db.repositories.deliveries import FAILED, PENDING, SENT, DigestRepository, OutboxRepository
@@ -102,9 +103,12 @@ class Delivery:
         return Verdict.DONE, "sent"
 
     async def test_channel(self, name: str) -> None:
-        """Sends a test message now; raises NotFoundError, or what the notifier says."""
+        """Sends a test message now; raises NotFoundError, SecretUnreadableError, or what the notifier says."""
         async with self._context.db.read() as session:
             config = (await load_settings(session, self._context.vault)).channels.get(name)
+            stored = await SettingRepository(session).value(SETTING) or {}
+        if config is None and name in (stored.get("channels") or {}):
+            opened(stored, self._context.vault, setting_owner(SETTING))  # says which secrets cannot be opened
         if config is None:
             raise NotFoundError(f"there is no channel {name}", hint="the setting `notifications` holds the channels")
         now = self._context.clock.now()

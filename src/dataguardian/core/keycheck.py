@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -22,18 +22,20 @@ class KeyRecord:
     """What the catalogue says about its key. `check` is a known text, sealed with it.
 
     `exposed_before` is when secrets were last found in clear and sealed: backups of the catalogue that are older hold
-    them in clear. `scrubbed` is False until the space that they took was overwritten.
+    them in clear. `scrubbed` is False until the space that they took was overwritten. `walked` is True once all rows
+    were looked at that a release may have written which sealed nothing.
     """
 
     key_id: str
     check: str
     exposed_before: str | None = None
     scrubbed: bool = True
+    walked: bool = False
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
-        known = {name: document[name] for name in ("key_id", "check", "exposed_before", "scrubbed") if name in document}
-        return cls(**known)
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in document.items() if name in known})
 
     def fits(self, vault: Vault) -> bool:
         """Whether the vault's own key is the catalogue's."""

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.access.users import totp_purpose
 from dataguardian.core.keycheck import SETTING as RECORD
-from dataguardian.core.keycheck import KeyRecord, first_record, locked_record, put_record
+from dataguardian.core.keycheck import KeyRecord, find_record, first_record, locked_record, put_record
 from dataguardian.core.safekeeping import (
     document_of,
     model_of,
@@ -34,6 +34,7 @@ from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import SecretUnreadableError
+from dataguardian.domain.secretfields import UNKNOWN
 
 BATCH_ROWS = 100
 _REPOSITORIES = (DatasourceRepository, StorageRepository, JobRepository, SettingRepository, UserRepository)
@@ -64,13 +65,17 @@ class LostSecret:
 async def seal_rows(database: Database, vault: Vault, now: datetime) -> int:
     """Seals what lies in rows in clear, a transaction per batch; returns how many rows had some. Safe at any time.
 
-    The first change of a catalogue also notes that its older backups hold secrets in clear, and that the space which
-    they took is not overwritten yet.
+    A change also notes that older backups of the catalogue hold secrets in clear, and that the space which they took
+    is not overwritten yet. Of an adapter that is not installed every text is sealed, but only the first time:
+    afterwards all that was written is sealed already.
     """
+    async with database.read() as session:
+        found = await find_record(session)
+    walked = found is not None and found.walked
     count = 0
     for repository in _REPOSITORIES:
         async with database.read() as session:
-            clear = [row.id async for row in _rows(session, repository) if _has_clear(row, vault)]
+            clear = [row.id async for row in _rows(session, repository) if _has_clear(row, vault, walked=walked)]
         for start in range(0, len(clear), BATCH_ROWS):
             async with database.write() as session:
                 record = await locked_record(session) or await first_record(session, vault, now)
@@ -80,6 +85,10 @@ async def seal_rows(database: Database, vault: Vault, now: datetime) -> int:
                     if row is not None:
                         _change(row, lambda document, model, owner: seal_clear(model, document, vault, owner))
                         count += 1
+    if not walked:
+        async with database.write() as session:
+            record = await locked_record(session) or await first_record(session, vault, now)
+            await put_record(session, replace(record, walked=True), now)
     return count
 
 
@@ -142,10 +151,12 @@ def _change(row: Holder, change: Callable[[dict[str, Any], Any, str], dict[str, 
     return True
 
 
-def _has_clear(row: Holder, vault: Vault) -> bool:
-    if isinstance(row, User):
-        return False  # was never stored in clear
+def _has_clear(row: Holder, vault: Vault, *, walked: bool) -> bool:
+    if isinstance(row, User) or (isinstance(row, SystemSetting) and row.key not in DEFINITIONS):
+        return False  # was never stored in clear; is bookkeeping
     document, model, owner = _described(row)
+    if walked and model is UNKNOWN:
+        return False
     return seal_clear(model, document, vault, owner) != document
 
 
