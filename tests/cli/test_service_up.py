@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -151,10 +152,14 @@ def test_a_person_at_a_terminal_sees_a_panel(own_service: Service) -> None:
     os.close(slave)
     own_service.process = process  # type: ignore[assignment] -- its output is not read as text
     seen = b""
-    while "╯".encode() not in seen:
+    while seen.count("╯".encode()) < 2:
         seen += os.read(master, 4096)
     text = seen.decode()
     assert own_service.url in text
+    assert f"export DATAGUARDIAN_HOME={own_service.home}" in text
+    assert "dataguardian user create NAME --role admin" in text
+    assert f"POST {own_service.url}/api/setup" in text
+    assert re.search(r"setup_[A-Za-z0-9_-]{43}", text)
     assert "dataguardian datasource add" in text
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0

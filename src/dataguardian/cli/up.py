@@ -111,6 +111,8 @@ def _show_panel(facts: Mapping[str, object]) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
+    from dataguardian.settings import default_home
+
     lines = [
         ("address    ", facts["url"] or "this role does not listen"),
         ("home       ", facts["home"]),
@@ -118,8 +120,10 @@ def _show_panel(facts: Mapping[str, object]) -> None:
         ("queue      ", facts["queue"]),
     ]
     words = [(f"{name}{output.visible(value)}\n", "") for name, value in lines]
+    elsewhere = "" if facts["home"] == str(default_home()) else f"  export DATAGUARDIAN_HOME={facts['home']}\n"
     next_steps = (
         "\nThe service now backs up its own catalogue once a day. In another terminal:\n"
+        f"{output.visible(elsewhere)}"
         "  dataguardian status\n"
         "  dataguardian datasource add shop postgresql://user@host/shop --password-file FILE\n"
         "  dataguardian job add shop --datasource shop --cron '0 3 * * *'\n"
