@@ -280,3 +280,98 @@ def test_sign_ins_are_told(tmp_path: Path) -> None:
             assert hidden not in whole
 
     play(tmp_path, story)
+
+
+UNTOLD = {
+    "test_datasource": "changes nothing",
+    "test_storage_location": "changes nothing that stays",
+    "test_channel": "changes nothing",
+    "compare_configuration": "changes nothing",
+    "mark_all_notifications_read": "is nobody else's business",
+    "mark_notification_read": "is nobody else's business",
+    "enrol_second_factor": "counts for nothing until it is confirmed",
+}
+TOLD = {
+    *("create_datasource", "change_datasource", "delete_datasource"),
+    *("create_storage_location", "change_storage_location", "delete_storage_location"),
+    *("create_backup_job", "change_backup_job", "delete_backup_job", "run_backup_job"),
+    *("delete_execution", "cancel_execution", "pin_execution", "unpin_execution"),
+    *("restore_execution", "verify_execution", "repair_execution"),
+    *("cancel_restore", "cancel_repair", "cancel_verification"),
+    *("change_setting", "retry_queue_job", "pause_queue", "resume_queue", "start_cleanup", "start_sample"),
+    *("record_key_proof", "set_up", "sign_in", "sign_out", "change_own_password", "confirm_second_factor"),
+    *("disable_second_factor", "end_own_sign_in", "create_user", "change_user", "delete_user", "set_user_password"),
+    *("disable_user_second_factor", "end_user_sign_ins", "create_token", "revoke_token"),
+}
+
+
+def test_every_route_that_changes_something_is_told_or_says_why_not(tmp_path: Path) -> None:
+    """A new route fails here until somebody has decided, and seen to it, that the log tells of it."""
+
+    async def story(desk: Desk) -> None:
+        changing = {route.name for route in desk.app.state.routes if set(route.methods) - {"GET", "HEAD"}}
+        assert changing == TOLD | set(UNTOLD)
+
+    play(tmp_path, story)
+
+
+def test_strangers_at_the_setup_are_told(tmp_path: Path) -> None:
+    """Whoever guesses at the setup token is in the log, with the address, and what they sent is not."""
+
+    async def story(desk: Desk) -> None:
+        await desk.services.setup.issue()
+        body = {"token": "setup_guess", "name": "mallory", "password": "correct horse battery"}
+        is_error(await desk.http.post("/api/setup", json=body, auth=None), 401)
+        (line,) = await told(desk)
+        assert (line["action"], line["changes"]["request"]) == ("setup.refused", [None, "POST /api/setup"])
+        assert line["address"]
+        assert "guess" not in json.dumps(line)
+
+    play(tmp_path, story)
+
+
+B2_KEY = "S3NTINEL-5"
+SECRETS = [
+    ("datasources", "postgres", {"host": "h", "database": "d", "username": "u", "password": "S3NTINEL-1"}),
+    ("datasources", "mongodb", {"uri": "mongodb://u:S3NTINEL-2@h/d"}),
+    ("datasources", "sqlserver", {"host": "h", "database": "d", "username": "u", "password": "S3NTINEL-3"}),
+    ("storage-locations", "s3", {"bucket": "abc", "access_key_id": "a", "secret_access_key": "S3NTINEL-4"}),
+    (
+        "storage-locations",
+        "backblaze",
+        {"bucket_name": "abcdef", "application_key_id": "a", "application_key": "S3NTINEL-5"},
+    ),
+]
+
+
+def test_no_secret_lands_in_the_log(tmp_path: Path) -> None:
+    """Of what is made, changed bit by bit, refused and deleted, no secret is told, nor what it is sealed as."""
+
+    async def story(desk: Desk) -> None:
+        for number, (kind, name, config) in enumerate(SECRETS):
+            field = "connection_config" if kind == "datasources" else "config"
+            answer = await desk.post(f"/api/{kind}", {"name": f"n{number}", "type": name, field: config})
+            if answer.status_code != 201:
+                continue
+            path = f"/api/{kind}/{answer.json()['id']}"
+            changed = {key: f"{value}-anew" for key, value in config.items() if "S3NTINEL" in value}
+            await desk.put(path, {field: changed})
+            await desk.put(path, {"name": "S" * 300, field: changed})
+            await desk.delete(path)
+        hook = {
+            "type": "webhook",
+            "url": "https://h/S3NTINEL-6",
+            "secret": "S3NTINEL-7",
+            "headers": {"A": "S3NTINEL-8"},
+        }
+        mail = {"type": "email", "host": "h", "username": "u", "password": "S3NTINEL-9", "sender": "a@b.c"}
+        channels = {"hook": hook, "mail": mail | {"recipients": ["d@e.f"]}}
+        answer = await desk.put("/api/system/settings/notifications", {"value": {"channels": channels}})
+        assert answer.status_code == 200, answer.text
+        whole = json.dumps(await told(desk))
+        assert whole.count("datasource.create") >= 2
+        assert "setting.update" in whole
+        assert "S3NTINEL" not in whole
+        assert "dgs1:" not in whole
+
+    play(tmp_path, story)

@@ -173,6 +173,9 @@ class Access:
         except DataGuardianError as error:
             if isinstance(error, UnauthenticatedError) and shows_something(scope):
                 self._services.refusals.note("token.refused", actor=stranger(scope))
+            if isinstance(error, ForbiddenError):  # a session's, asked for by another page
+                changes = {"reason": [None, error.message]}
+                self._services.refusals.note("permission.refused", actor=stranger(scope), changes=changes)
             return stranger(scope) if public else answer_of(error)
 
     async def _authenticated(self, scope: Scope) -> Actor:

@@ -56,6 +56,7 @@ _STATUS: Mapping[type[DataGuardianError], int] = {
     EngineError: 503,
     NotifierError: 503,
 }
+SETUP_PATH = "/api/setup"
 _RETRY_AFTER_SECONDS = "5"
 _HTTP_WORDS = {
     404: ("not_found", "there is nothing under this address", "GET /api/openapi.json lists every address"),
@@ -158,9 +159,12 @@ def install(app: FastAPI) -> None:
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, ForbiddenError):
+    refused = "permission.refused" if isinstance(error, ForbiddenError) else None
+    if isinstance(error, UnauthenticatedError | TooManyAttemptsError) and request.url.path == SETUP_PATH:
+        refused = "setup.refused"
+    if refused:
         asked = {"request": [None, f"{request.method} {request.url.path}"], "reason": [None, error.message]}
-        request.app.state.services.refusals.note("permission.refused", changes=asked)
+        request.app.state.services.refusals.note(refused, changes=asked)
     return answer_of(cast("DataGuardianError", error))
 
 
