@@ -51,6 +51,8 @@ NOTES = {
     "sftp-upload": "To a private sshd on this machine, source and storage in memory: what the SSH library and the"
     " storage's own steps (temporary name, fsync, rename) cost. Both sides share the processor with the server.",
     "sftp-download": "The same bytes back, into nothing.",
+    "mongodb": "No MongoDB server can be had here that is fast enough to measure a client by: a server of our own sends"
+    " replies that it encoded beforehand, from memory. All of a dump but what comes after it (hashes, compression).",
     "codecs": "64 MiB of the database's dump in parts of 16 MiB, one thread, best of three.",
     "parts": "The same backup with other part sizes, and with other numbers of compressing threads.",
     "postgres-peers": "For information: they read `pg_dump -Fc -Z0` from standard input.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import codecs_table
 import generate
+import mongodb
 import s3
 import sftp
 from generate import Scale
@@ -376,6 +377,7 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "s3-download": s3.download,
     "sftp-upload": sftp.upload,
     "sftp-download": sftp.download,
+    "mongodb": mongodb.dump,
     "codecs": codecs,
     "parts": parts,
 }
