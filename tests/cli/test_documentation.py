@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from dataguardian.cli.app import app
+from dataguardian.cli.app import program
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES
 from dataguardian.domain.sizes import parse_size
 from tests.cli.program import Program
 
 ROOT = Path(__file__).parents[2]
-VERBS = get_command(app).commands  # type: ignore[attr-defined] -- a group has them
+VERBS = get_command(program()).commands  # type: ignore[attr-defined] -- a group has them
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

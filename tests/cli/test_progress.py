@@ -154,6 +154,6 @@ def test_a_result_that_cannot_be_written_is_an_error(program: Program) -> None:
 
 def test_start_up_loads_nothing_heavy() -> None:
     """Help must come at once: neither the libraries of engines and codecs nor pydantic are loaded for it."""
-    script = "import sys; import dataguardian.cli.app; print(*sys.modules)"
+    script = "import sys; from dataguardian.cli.app import program; program(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydantic", "zstandard", "psycopg", "lz4", "pathspec", "rich.progress", "asyncio"} & set(loaded)

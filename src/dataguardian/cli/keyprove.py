@@ -5,21 +5,21 @@ The service sends records and one part of each backup, encrypted as they are sto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dataguardian.cli import look, output
-from dataguardian.cli.client import Client, Document, ServiceUrl, connect
+from dataguardian.cli.client import Document, ServiceUrl, connect
 from dataguardian.cli.console import at_home
 from dataguardian.cli.credentials import TokenFile
+from dataguardian.cli.key import key
 from dataguardian.cli.keyoptions import IdentityFiles, PassphraseFile, keys_from
 from dataguardian.cli.options import Json
-from dataguardian.domain.errors import DataGuardianError, IntegrityError, NotFoundError, UsageError, WrongKeyError
-from dataguardian.storage.base import Data, Storage, StoredObject
+from dataguardian.domain.errors import DataGuardianError, NotFoundError, UsageError, WrongKeyError
 
 if TYPE_CHECKING:
     from dataguardian.core.backupkeys import BackupKeys
@@ -42,46 +42,7 @@ class Tried:
         return {"job": self.job, "backup": self.backup, "keys": list(self.keys), "error": told}
 
 
-class ServedBackups(Storage):
-    """Reads objects of one encrypted backup from the service; what proves a key needs nothing else of a storage."""
-
-    def __init__(self, client: Client, row: Document) -> None:
-        self._client = client
-        self._row = row
-
-    def get(self, path: str, max_bytes: int) -> bytes:
-        name = path.removeprefix(f"{self._row['directory']}/")
-        data = bytearray()
-        with self._client.stream(f"/api/executions/{self._row['execution_id']}/object", name=name) as answer:
-            for piece in answer.iter_bytes():
-                data += piece
-                if len(data) > max_bytes:
-                    raise IntegrityError(f"{path} is longer than it should be", path=path)
-        return bytes(data)
-
-    def put(self, path: str, data: Data) -> NoReturn:  # noqa: ARG002 -- a storage's names
-        _reads_only()
-
-    def stat(self, path: str) -> StoredObject:  # noqa: ARG002 -- as above
-        _reads_only()
-
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:  # noqa: ARG002 -- as above
-        _reads_only()
-
-    def folders(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002 -- as above
-        _reads_only()
-
-    def delete(self, path: str) -> None:  # noqa: ARG002 -- as above
-        _reads_only()
-
-    def free_space(self) -> int | None:
-        return None
-
-
-def _reads_only() -> NoReturn:
-    raise UsageError("only objects of a backup are read through the service")
-
-
+@key.command()
 def prove(
     jobs: Annotated[
         list[str] | None, typer.Argument(metavar="JOB…", help="Only these jobs; else every one that is encrypted.")
@@ -114,6 +75,7 @@ def prove(
 
 
 def _by_service(keys: BackupKeys, jobs: list[str] | None, url: str | None, token_file: Path | None) -> list[Tried]:
+    from dataguardian.cli.servedbackups import ServedBackups
     from dataguardian.core.proving import prove as proven
 
     tried = []
