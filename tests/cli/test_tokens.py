@@ -107,6 +107,9 @@ def test_a_scope_a_limit_and_an_end(service: Service) -> None:
     shown = service.ok("datasource", "list", env=env)["data"]
     assert [found["name"] for found in shown] == [mine.name]
     service.refused(5, "datasource", "show", other.name, env=env)
+    seen = service.told("status", env=env)
+    assert "of 1 datasources only" in seen
+    assert (str(mine.source) in seen, str(other.source) in seen) == (True, False)
     service.refused(5, "job", "run", mine.name, env=env)
     told = service.told("token", "create", "--role", "viewer", "--name", "people", "--datasource", mine.name)
     assert mine.name in told
