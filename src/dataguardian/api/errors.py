@@ -163,7 +163,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UnauthenticatedError | TooManyAttemptsError) and request.url.path == SETUP_PATH:
         refused = "setup.refused"
     if refused:
-        asked = {"request": [None, f"{request.method} {request.url.path}"], "reason": [None, error.message]}
+        asked = {"request": [None, f"{request.method} {request.url.path}"], "reason": [None, str(error)]}
         request.app.state.services.refusals.note(refused, changes=asked)
     return answer_of(cast("DataGuardianError", error))
 

@@ -28,7 +28,7 @@ from dataguardian.domain.auditlog import Chain, Finding, storable
 from dataguardian.domain.clock import Clock
 from dataguardian.domain.errors import ConflictError, DataGuardianError
 
-BATCH = 500
+BATCH = 200
 """Lines that are read at once: some milliseconds of work, after which others get their turn."""
 
 HEAD_SECONDS = 86_400.0
