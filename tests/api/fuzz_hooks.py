@@ -12,13 +12,17 @@ from typing import Any
 
 import schemathesis
 
+NOBODY = "00000000-0000-7000-8000-000000000000"
 KNOWN: dict[str, list[str]] = json.loads(os.environ["DATAGUARDIAN_FUZZ_KNOWN"])
 FOLDER = os.environ["DATAGUARDIAN_FUZZ_FOLDER"]
+OWN_TOKEN = os.environ["DATAGUARDIAN_FUZZ_OWN_TOKEN"]
 
 
 @schemathesis.hook
 def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Puts an id that exists into most paths; a DELETE seldom gets one, or soon nothing would be left."""
+    """Puts an id that exists into most paths; a DELETE seldom gets one, or soon nothing would be left. The token that
+    signs in stays.
+    """
     if not isinstance(path_parameters, dict):
         return path_parameters
     mapped = dict(path_parameters)
@@ -26,7 +30,9 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
         number = zlib.crc32(repr(value).encode())
         known = KNOWN.get(f"{context.operation.path} {name}") or KNOWN.get(name)
         often = 8 if context.operation.method.upper() == "DELETE" else 1
-        if known and number % (often * 3) < 2:
+        if value == OWN_TOKEN:  # lists tell of it; without it nothing but 401 would follow
+            mapped[name] = NOBODY
+        elif known and number % (often * 3) < 2:
             mapped[name] = known[number % len(known)]
     return mapped
 

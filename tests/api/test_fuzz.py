@@ -31,7 +31,9 @@ def test_the_api_is_what_its_document_says(tmp_path: Path, monkeypatch: pytest.M
     async def story(desk: Desk) -> None:
         known = await _furnished(desk)
         async with desk.served() as url:
-            code, output = await _fuzzed(url, known, tmp_path / "storage-of-shop", desk.token)
+            own = (await desk.get("/api/session")).json()["id"]
+            code, output = await _fuzzed(url, known, tmp_path / "storage-of-shop", desk.token, own)
+            assert (await desk.get("/api/session")).status_code == 200
         assert code == 0, output[-20_000:]
         assert "Test cases" in output or "passed" in output, output
 
@@ -48,7 +50,11 @@ async def _furnished(desk: Desk) -> dict[str, list[str]]:
     queued = (await desk.post(f"/api/backup-jobs/{other['id']}/run")).json()["execution_id"]
     channels = {"ops": {"type": "webhook", "url": "http://127.0.0.1:1/"}}
     await desk.put("/api/system/settings/notifications", {"value": {"channels": channels}})
+    user = await desk.made("/api/users", {"name": "anna", "password": "four words that differ", "role": "viewer"})
+    token = await desk.made("/api/tokens", {"name": "ci", "role": "viewer"})
     return {
+        "user_id": [user["id"]],
+        "token_id": [token["id"]],
         "datasource_id": [job["datasource_id"], other["datasource_id"]],
         "storage_location_id": [job["storage_location_id"]],
         "job_id": [job["id"], other["id"]],
@@ -61,7 +67,7 @@ async def _furnished(desk: Desk) -> dict[str, list[str]]:
     }
 
 
-async def _fuzzed(url: str, known: dict[str, Any], folder: Path, token: str) -> tuple[int, str]:
+async def _fuzzed(url: str, known: dict[str, Any], folder: Path, token: str, own: str) -> tuple[int, str]:
     """Runs schemathesis as the program that it is; returns its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -76,6 +82,7 @@ async def _fuzzed(url: str, known: dict[str, Any], folder: Path, token: str) -> 
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "DATAGUARDIAN_FUZZ_KNOWN": json.dumps(known),
             "DATAGUARDIAN_FUZZ_FOLDER": str(folder),
+            "DATAGUARDIAN_FUZZ_OWN_TOKEN": own,
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

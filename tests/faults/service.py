@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from dataguardian.core.vault import Key
 from dataguardian.core.verify import run_verify
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from tests.conftest import require_tool
@@ -86,6 +87,8 @@ class Parts:
     postgres: PostgresServer | None = None
     database: str | None = None
     redis: RedisServer | None = None
+    secret_key: str = field(default_factory=lambda: Key.generate().text)
+    """Of real servers: homes that share a catalogue share what seals its secrets."""
 
     @property
     def embedded(self) -> bool:
@@ -95,7 +98,8 @@ class Parts:
     def environment(self) -> dict[str, str]:
         if self.postgres is None or self.redis is None:
             return {}
-        return {"DATABASE_URL": self.postgres.url(self.database), "REDIS_URL": self.redis.url}
+        servers = {"DATABASE_URL": self.postgres.url(self.database), "REDIS_URL": self.redis.url}
+        return servers | {"DATAGUARDIAN_SECRET_KEY": self.secret_key}
 
 
 @dataclass
