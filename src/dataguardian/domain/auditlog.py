@@ -43,12 +43,14 @@ _MOST_EXACT = 1e15
 _LONGEST_INTEGER = 2**63
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
 Document = Mapping[str, Any]
 
 
 def canonical(line: Document) -> bytes:
     """Returns the bytes of a line that its hash covers. Raises KeyError when a field is missing."""
-    text = json.dumps({name: line[name] for name in FIELDS}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = _encode({name: line[name] for name in FIELDS})
     return text.encode(errors="surrogatepass")  # of a file that somebody else wrote
 
 
