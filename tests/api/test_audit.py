@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -154,7 +155,9 @@ def test_the_log_is_narrowed(tmp_path: Path) -> None:
         assert await told(desk, actor=lines[0]["actor_name"]) == lines
         assert await told(desk, **{"from": "2999-01-01T00:00:00Z"}) == []
         assert await told(desk, to="2999-01-01T00:00:00Z") == lines
-        is_error(await desk.get("/api/audit", entity_id="x"), 422)
+        for wrong in ({"entity_id": "x"}, {"actor": "a\0b"}, {"action": "%"}, {"from": "now"}):
+            is_error(await desk.get("/api/audit", **wrong), 422)
+        assert await told(desk, actor="' OR 1=1 --") == []
 
     play(tmp_path, story)
 
@@ -375,3 +378,24 @@ def test_no_secret_lands_in_the_log(tmp_path: Path) -> None:
         assert "dgs1:" not in whole
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("catalogue", ["sqlite", "postgresql"])
+def test_many_at_once_are_told_one_after_the_other(
+    tmp_path: Path, catalogue: str, request: pytest.FixtureRequest
+) -> None:
+    """Forty requests at once, half of them for a name that another one has: a line for each that did something."""
+    servers = {}
+    if catalogue == "postgresql":
+        server = request.getfixturevalue("postgres16")
+        servers["database_url"] = str(server.url(server.database()))
+
+    async def story(desk: Desk) -> None:
+        bodies = [SHOP | {"name": f"n{number % 20}"} for number in range(40)]
+        answers = await asyncio.gather(*(desk.post("/api/datasources", body) for body in bodies))
+        assert sorted(answer.status_code for answer in answers) == [201] * 20 + [409] * 20
+        lines = await told(desk)
+        assert sorted(line["entity_name"] for line in lines) == sorted(f"n{number}" for number in range(20))
+        assert (await desk.get("/api/audit/verify")).json()["ok"]
+
+    play(tmp_path, story, **servers)

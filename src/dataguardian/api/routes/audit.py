@@ -21,7 +21,7 @@ from dataguardian.domain.auditlog import read_anchors
 router = APIRouter(prefix="/api/audit", tags=["audit"], route_class=PatientRoute)
 ADMINISTER = [requires(Permission.ADMINISTER, everywhere=True)]
 
-Word = Annotated[str | None, Query(max_length=200)]
+_WORD = r"^[a-z_.-]{1,60}$"
 Anchor = Annotated[str, Query(pattern=r"^[0-9]{1,18}:[0-9a-f]{64}$")]
 _EXPORT: dict[int | str, dict[str, Any]] = {
     200: {
@@ -33,9 +33,9 @@ _EXPORT: dict[int | str, dict[str, Any]] = {
 
 async def _filters(
     *,
-    actor: Annotated[str | None, Query(max_length=200, description="Exactly this name")] = None,
-    action: Annotated[str | None, Query(max_length=200, description="Such as `datasource.update`")] = None,
-    entity_type: Annotated[str | None, Query(max_length=200, description="Such as `datasource`")] = None,
+    actor: Annotated[str | None, Query(pattern=r"^[^\x00]{1,100}$", description="Exactly this name")] = None,
+    action: Annotated[str | None, Query(pattern=_WORD, description="Such as `datasource.update`")] = None,
+    entity_type: Annotated[str | None, Query(pattern=_WORD, description="Such as `datasource`")] = None,
     entity_id: Annotated[uuid.UUID | None, Query(description="Only what was done to this")] = None,
     from_: From = None,
     to: To = None,

@@ -59,6 +59,7 @@ class AuditRepository(Repository[AuditEntry]):
         From here to the end of the transaction nobody else can: on SQLite nobody else writes at all, on PostgreSQL
         everybody who appends waits here. So this comes last in a transaction.
         """
+        await self.session.flush()  # what still waits to be written may have to wait for others
         if self.session.get_bind().dialect.name == "postgresql":
             await self.session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHAIN_LOCK})
         head = await self.head()
