@@ -106,7 +106,7 @@ def test_a_second_factor_that_was_lost(own_service: Service) -> None:
     made(own_service, "ada", role="admin")
     with httpx.Client(base_url=own_service.url, timeout=30, trust_env=False) as browser:
         begun = browser.post("/api/session", json={"name": "ada", "password": PASSWORD}).json()
-        browser.headers["X-CSRF-Token"] = begun["csrf_token"]
+        browser.headers.update({"X-CSRF-Token": begun["csrf_token"], "Origin": own_service.url})
         drawn = browser.post("/api/account/second-factor", json={"password": PASSWORD})
         assert drawn.status_code == 200, drawn.text
         secret = drawn.json()["secret"]
