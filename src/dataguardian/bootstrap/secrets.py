@@ -71,6 +71,9 @@ async def reset_secrets(settings: Settings) -> str:
     """Makes this home's key the catalogue's, for a key that is lost; returns its id."""
     async with _held(settings) as database:
         keys = await open_keys(settings, database)
+        changes = {"key_id": [(await keys.record()).key_id, None]}
+        async with database.write() as session:  # told before it is done: neither a crash nor a defect hides it
+            await record(session, SystemClock(), "secrets.reset", changes=changes, actor=somebody_here())
         return (await keys.reset()).key_id
 
 
