@@ -95,11 +95,14 @@ class Parts:
         return self.postgres is None
 
     @property
-    def environment(self) -> dict[str, str]:
+    def servers(self) -> dict[str, str]:
         if self.postgres is None or self.redis is None:
             return {}
-        servers = {"DATABASE_URL": self.postgres.url(self.database), "REDIS_URL": self.redis.url}
-        return servers | {"DATAGUARDIAN_SECRET_KEY": self.secret_key}
+        return {"DATABASE_URL": self.postgres.url(self.database), "REDIS_URL": self.redis.url}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {} if self.embedded else {**self.servers, "DATAGUARDIAN_SECRET_KEY": self.secret_key}
 
 
 @dataclass

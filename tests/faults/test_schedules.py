@@ -61,7 +61,7 @@ def test_the_service_is_killed_between_taking_due_jobs_and_telling_the_queue(
 
 def play(parts: Parts, story: Callable[[Stage], Awaitable[None]]) -> None:
     async def run() -> None:
-        servers = {name.lower(): url for name, url in parts.environment.items()}
+        servers = {name.lower(): url for name, url in parts.servers.items()}
         async with stage(parts.folder, **servers) as here:
             await story(here)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_an_empty_home_comes_to_life(lost: Lost, services: Callable[..., Service
     else:
         name = request.getfixturevalue("empty_database")
         restore(lost.own_backup, parts.postgres.url(name))
-        revived = services(Parts(parts.folder, parts.postgres, name, parts.redis), name="revived")
+        revived = services(replace(parts, database=name), name="revived")
     revived.start()
     lost.check(revived)
     assert revived.stop() == 0
