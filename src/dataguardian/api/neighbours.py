@@ -23,6 +23,10 @@ from dataguardian.settings import Network, Settings
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 ANYBODY = "*"
+_SITE_HINT = (
+    "call DataGuardian directly, or name that site in DATAGUARDIAN_CORS_ORIGINS; behind a proxy with TLS, name it "
+    "in DATAGUARDIAN_TRUSTED_PROXIES"
+)
 _OWN_SITE = frozenset({"same-origin", "none"})
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
@@ -67,7 +71,7 @@ class Neighbours:
             403,
             "foreign_site",
             "this request comes from a page of another site",
-            {"hint": "call DataGuardian directly, or name that site in DATAGUARDIAN_CORS_ORIGINS"},
+            {"hint": _SITE_HINT},
         )
 
     def preflight(self, scope: Scope, headers: Headers) -> Response | None:

@@ -11,6 +11,7 @@ from dataguardian.cli.datasource import place_of as source_place
 from dataguardian.cli.job import next_of, schedule_of
 from dataguardian.cli.options import Json
 from dataguardian.cli.queues import QUEUES, show_counts
+from dataguardian.cli.recoverystate import kit_of, kit_words, proofs_of, show_proofs
 from dataguardian.cli.storage import place_of as storage_place
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, NOTIFICATION, STORAGE
 
@@ -26,8 +27,10 @@ def status(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json =
         info, who = client.get("/api/system/info"), client.get("/api/session")
         overview = client.get("/api/system/overview")
         queues = _queues(client)
+        kit, proofs = kit_of(client), proofs_of(client)
         if json:
-            output.show_json({"info": info, "session": who, "overview": overview, "queues": queues})
+            parts = {"info": info, "session": who, "overview": overview, "queues": queues}
+            output.show_json({**parts, "recovery_kit": kit, "key_proofs": proofs})
             return
         _show_service(client, info, who)
         _show_jobs(client, overview)
@@ -38,6 +41,11 @@ def status(*, url: ServiceUrl = None, token_file: TokenFile = None, json: Json =
             output.warn("the queue server does not answer: nothing new can be started")
         else:
             show_counts(queues)
+        _heading("recovery")
+        if kit is not None:
+            output.show(f"recovery kit: {kit_words(kit)}")
+        if proofs:
+            show_proofs(proofs)
         _show_notifications(client, overview["unread_notifications"])
 
 

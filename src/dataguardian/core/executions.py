@@ -44,6 +44,7 @@ from dataguardian.settings import DEFAULT_LEASE_SECONDS
 
 LEASE = timedelta(seconds=DEFAULT_LEASE_SECONDS)
 MANUAL_PRIORITY = 1
+MOST_COMMANDS = 200
 SCHEDULED_PRIORITY = 10
 TRIES = SPECS[QueueName.BACKUP].attempts
 QUEUED_GRACE = timedelta(seconds=20)
@@ -461,9 +462,19 @@ def details_of(manifest: dict[str, Any], *, adopted: bool) -> dict[str, Any]:
             for stream in manifest["streams"]
         ],
         "warnings": manifest["warnings"],
+        "dataguardian_version": manifest["dataguardian_version"],
+        **_commands_of(manifest),
         "adopted": adopted,
         **_encryption_of(manifest),
     }
+
+
+def _commands_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns how a backup is restored by hand, for the recovery kit: what lies in a storage others may change. Nothing
+    for one of so many streams that its own manifest must tell.
+    """
+    lines = manifest["how_to_restore"]
+    return {"how_to_restore": lines} if len(lines) <= MOST_COMMANDS else {}
 
 
 def _encryption_of(manifest: dict[str, Any]) -> dict[str, Any]:

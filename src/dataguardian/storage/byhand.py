@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+_ASCII = 128
+
 
 @dataclass(frozen=True)
 class ByHand:
@@ -26,6 +28,14 @@ class ByHand:
 def in_file(name: str) -> str:
     """Returns what stands for the path of a file, until it has one. No text of a configuration holds a NUL."""
     return f"\0{name}\0"
+
+
+def quoted(text: str) -> str:
+    """Returns bash's word for a text, on one line whatever is in it: a name must not end its block."""
+    if text.isprintable():
+        return shlex.quote(text)
+    data = text.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(b) if chr(b).isalnum() and b < _ASCII else f"\\x{b:02x}" for b in data) + "'"
 
 
 def content_of(name: str) -> str:
@@ -50,7 +60,7 @@ def with_rclone(
     texts = {name: text for name, text in secrets.items() if text is not None}
     plain = {"type": kind, **{name: text for name, text in options.items() if text is not None}}
     lines = ["export RCLONE_CONFIG=/notfound"]
-    lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={shlex.quote(text)}" for name, text in plain.items()]
+    lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={quoted(text)}" for name, text in plain.items()]
     lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={content_of(name)}" for name in texts]
     return rclone_commands(f"kit:{root}", lines, files={**texts, **(files or {})}, flags=flags, lacking=lacking)
 
@@ -68,8 +78,8 @@ def rclone_commands(
     words = " ".join(["", *flags])
     return ByHand(
         "rclone",
-        fetch=[*prepare, f'rclone copy{words} {shlex.quote(folder)}"$1" "./$1"'],
-        names=[*prepare, f'rclone lsf{words} {shlex.quote(folder)}"$1"'],
+        fetch=[*prepare, f'rclone copy{words} {quoted(folder)}"$1" "./$1"'],
+        names=[*prepare, f'rclone lsf{words} {quoted(folder)}"$1"'],
         files=files,
         lacking=lacking,
     )

@@ -16,7 +16,6 @@ import math
 import os
 import re
 import secrets
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -37,7 +36,7 @@ from dataguardian.domain.sizes import format_size
 from dataguardian.domain.urls import Url, absolute_path
 from dataguardian.storage import posix as files
 from dataguardian.storage.base import Data, Storage, StorageAdapter, StorageConfig, StoredObject, checked_path
-from dataguardian.storage.byhand import ByHand
+from dataguardian.storage.byhand import ByHand, quoted
 
 TEMPORARY_PREFIX = ".dataguardian-tmp-"
 STALE_SECONDS = 24 * 3600
@@ -82,7 +81,7 @@ class LocalConfig(StorageConfig):
         return str(Url(scheme="file", path=self.path))
 
     def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- a folder needs none
-        folder = shlex.quote(f"{self.path.rstrip('/')}/")
+        folder = quoted(f"{self.path.rstrip('/')}/")
         return ByHand("cp", [f'mkdir -p "./$1" && cp -R {folder}"$1"/. "./$1"'], [f'ls -1 {folder}"$1"'])
 
 

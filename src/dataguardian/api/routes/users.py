@@ -34,7 +34,10 @@ async def list_users(services: Given, paging: Paged) -> Listing[UserOut]:
 
 
 @users.post(
-    "", status_code=201, dependencies=[requires(Permission.ADMINISTER)], responses=documented(409, 413, 415, 422, 429)
+    "",
+    status_code=201,
+    dependencies=[requires(Permission.ADMINISTER)],
+    responses=documented(404, 409, 413, 415, 422, 429),
 )
 async def create_user(services: Given, body: UserIn) -> UserOut:
     row = await services.users.create(
@@ -111,7 +114,9 @@ async def list_tokens(services: Given, paging: Paged) -> Listing[TokenOut]:
     return listing(await services.tokens.page_for(current_actor(), paging.page, paging.limit), TokenOut.of)
 
 
-@tokens.post("", status_code=201, dependencies=[requires(Permission.VIEW)], responses=documented(404, 413, 415, 422))
+@tokens.post(
+    "", status_code=201, dependencies=[requires(Permission.VIEW)], responses=documented(404, 409, 413, 415, 422)
+)
 async def create_token(services: Given, body: TokenIn) -> TokenMade:
     """Makes a token that may do what its maker may, or less. This answer is the only one that shows it."""
     row, secret = await services.tokens.create_for(

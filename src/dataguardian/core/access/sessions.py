@@ -48,6 +48,8 @@ from dataguardian.domain.ids import new_id
 IDLE = timedelta(hours=12)
 LONGEST = timedelta(days=7)
 FORGET_SECONDS = 3600.0
+MOST_SESSIONS = 100
+"""Of one user; the oldest goes."""
 PACE_SECONDS = 0.4
 """A sign-in that fails is answered after a multiple of this, so that no answer tells by its time what was wrong."""
 MOST_NAME, MOST_AGENT = 100, 300
@@ -310,6 +312,7 @@ class Sessions:
             user_agent=printable(agent)[:MOST_AGENT],
         )
         await SignInRepository(session).add(row)
+        await SignInRepository(session).keep_newest(user.id, MOST_SESSIONS)
         return Session(row.id, secret, csrf, row.expires_at, user)
 
     async def _failed(self, attempt: _Attempt) -> None:

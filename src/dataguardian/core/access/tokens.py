@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from dataguardian.core.access.actors import Limit, check_datasources, checked_limit, of_token
 from dataguardian.core.access.known import Known
 from dataguardian.core.access.texts import SHOWN_CHARACTERS, TOKEN_PREFIX, hash_of, is_secret, new_secret, same
@@ -22,6 +24,7 @@ from dataguardian.domain.access import GRANTED, Actor, ActorKind, Permission, Ro
 from dataguardian.domain.clock import Clock
 from dataguardian.domain.errors import (
     CatalogUnavailableError,
+    ConflictError,
     ForbiddenError,
     NotFoundError,
     UnauthenticatedError,
@@ -34,6 +37,8 @@ USED_SECONDS = 60.0
 """Uses are written at most so often per token."""
 LOCAL_SECONDS = 0.15
 """How long the local token waits for a catalogue that hangs: whoever holds it may then see what is wrong."""
+MOST_TOKENS = 200
+"""Of one user."""
 NOBODY = uuid.UUID(int=0)
 _KEPT_LOCAL = timedelta(days=30)
 
@@ -81,6 +86,7 @@ class Tokens:
         async with self._db.write() as session:
             if user_id is not None:
                 await UserRepository(session).get(user_id)
+                await _check_number(session, user_id, self._clock.now())
             await check_datasources(session, datasource_ids)
             await TokenRepository(session).add(row)
             await tell_token(session, self._clock, "token.create", row)
@@ -233,6 +239,12 @@ class Tokens:
             is_local=False,
         )
         return row, secret
+
+
+async def _check_number(session: AsyncSession, user_id: uuid.UUID, now: datetime) -> None:
+    """Raises ConflictError for a user who has so many tokens that nobody knows any more what they are for."""
+    if await TokenRepository(session).live(user_id, now) >= MOST_TOKENS:
+        raise ConflictError(f"this user has {MOST_TOKENS} tokens", hint="revoke those that nobody needs")
 
 
 def _is_valid(token: ApiToken, owner: User | None, now: datetime) -> bool:

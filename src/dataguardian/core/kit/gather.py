@@ -35,6 +35,8 @@ from dataguardian.domain.urls import parse_url
 from dataguardian.engines.registry import engine_config, engine_document
 from dataguardian.storage.registry import build_storage, storage_document
 
+COMMANDS = "how_to_restore"
+"""In an execution's `metadata`."""
 KNOWN_HOSTS = "known_hosts"
 """In the home: the keys of SSH servers."""
 AT_ONCE = 4
@@ -175,7 +177,7 @@ class Gathering:
                 pieces[key] = self._numbered.add(f"{key} of the storage location {row.name}", text)
 
     async def _manifests(self) -> dict[uuid.UUID, Manifest]:
-        """Returns, by job, the manifests of the newest backups that could be read."""
+        """Returns, by job, the manifests of those newest backups whose commands the catalogue does not have."""
         room = asyncio.Semaphore(AT_ONCE)
         rows = {row.id: row for row in self._rows.storages}
 
@@ -185,7 +187,9 @@ class Gathering:
                 return job.id, await asyncio.to_thread(self._manifest, job.name, row, places)
 
         named = {job.id: job for job in self._rows.jobs}
-        found = await asyncio.gather(*(read(named[job_id], row) for job_id, row in self._rows.newest.items()))
+        found = await asyncio.gather(
+            *(read(named[job_id], row) for job_id, row in self._rows.newest.items() if not row.details.get(COMMANDS))
+        )
         return {job_id: manifest for job_id, manifest in found if manifest is not None}
 
     def _manifest(self, job: str, row: BackupExecution, places: Sequence[StorageLocation]) -> Manifest | None:
@@ -234,11 +238,12 @@ class Gathering:
             storages=[self._names[place] for place in self._rows.holders[row.id] if place in self._names],
             server_version=str(row.details.get("server_version", "")),
             tools=[f"{tool['name']} {tool['version']}" for tool in row.details.get("tools", ())],
-            version=manifest.dataguardian_version if manifest else "",
+            version=row.details.get("dataguardian_version")
+            or (manifest.dataguardian_version if manifest else "unknown"),
             recipients=[] if has_passphrase else encryption.get("recipients", []),
             has_passphrase=has_passphrase,
             compression=str(row.details.get("compression", "")),
-            how_to_restore=manifest.how_to_restore if manifest else None,
+            how_to_restore=row.details.get(COMMANDS) or (manifest.how_to_restore if manifest else None),
         )
 
     def _encryption(self, row: BackupJob) -> tuple[Piece | None, str]:

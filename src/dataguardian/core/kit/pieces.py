@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import string
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ GROUP_LENGTH = 4
 GROUPS_IN_LINE = 7
 LINE_CHECK_LENGTH = 4
 CHECK_LENGTH = 8
+_CODE_WIDTH = 64
+_END, _FENCE = "END-OF-", "```"
 _TYPED = frozenset(string.ascii_letters + string.digits + string.punctuation) - {"|"}
 
 PREPARE = r"""
@@ -31,6 +34,10 @@ exact() {
   cat > "$KIT/$1"
   judge "$1" "$2"
 }
+coded() {
+  base64 -d > "$KIT/$1"
+  judge "$1" "$2"
+}
 judge() {
   if [ "$(sha256sum < "$KIT/$1" | cut -c1-8)" = "$2" ]; then echo "$1: right"; else echo "$1: WRONG"; return 1; fi
 }
@@ -38,8 +45,8 @@ checks() {
   while IFS= read -r line; do printf %s "$line" | sha256sum | cut -c1-4; done < "$KIT/$1" | paste -sd' '
 }
 """.strip().splitlines()
-"""What the kit's commands stand on, for bash: `typed` reads groups, `exact` reads lines as they are, and both say
-whether what was typed is what was meant. `checks` shows the checks of a file's lines.
+"""What the kit's commands stand on, for bash: `typed` reads groups, `exact` lines as they are, `coded` base64; each
+says whether what was typed is what was meant. `checks` shows the checks of a file's lines.
 """
 
 
@@ -61,12 +68,24 @@ class Piece:
     def is_grouped(self) -> bool:
         return not self.verbatim and set(self.text) <= _TYPED
 
+    @property
+    def is_plain(self) -> bool:
+        """False for what could end its block, or does not show on paper: then base64 stands for it."""
+        return all(line.isprintable() and not line.startswith((_FENCE, _END)) for line in self._lines)
+
     def commands(self) -> list[str]:
         """Returns the lines, for bash, that write the file."""
-        end = f"END-OF-{self.name.upper()}"
-        verb = "typed" if self.is_grouped else "exact"
-        lines = list(_grouped(self.text)) if self.is_grouped else self._lines
+        end = f"{_END}{self.name.upper()}"
+        verb, lines = self._written()
         return [f"{verb} {self.name} {self.check} <<'{end}'", *lines, end]
+
+    def _written(self) -> tuple[str, list[str]]:
+        if self.is_grouped:
+            return "typed", list(_grouped(self.text))
+        if self.is_plain:
+            return "exact", self._lines
+        code = base64.b64encode("".join(f"{line}\n" for line in self._lines).encode("utf-8", "surrogatepass")).decode()
+        return "coded", [code[start : start + _CODE_WIDTH] for start in range(0, len(code), _CODE_WIDTH)]
 
     @property
     def check(self) -> str:
@@ -75,7 +94,7 @@ class Piece:
     @property
     def line_checks(self) -> Sequence[str]:
         """Returns a check per line, where the lines themselves have none."""
-        return [] if self.is_grouped else [_hash(line)[:LINE_CHECK_LENGTH] for line in self._lines]
+        return [] if self.is_grouped or not self.is_plain else [_hash(line)[:LINE_CHECK_LENGTH] for line in self._lines]
 
     @property
     def _lines(self) -> list[str]:

@@ -32,11 +32,6 @@ class UserRepository(Repository[User]):
         """Counts the enabled administrators apart from one."""
         return await self.count(User.role == Role.ADMIN, User.enabled.is_(True), User.id != user_id)
 
-    async def spend_step(self, user_id: uuid.UUID, step: int) -> bool:
-        """Spends a step of the second factor; False when it, or a later one, is spent already."""
-        fresh = or_(User.totp_last_step.is_(None), User.totp_last_step < step)
-        return bool(await self.changed(update(User).where(User.id == user_id, fresh).values(totp_last_step=step)))
-
 
 class SignInRepository(Repository[SignIn]):
     model = SignIn
@@ -49,6 +44,11 @@ class SignInRepository(Repository[SignIn]):
 
     async def end_all(self, user_id: uuid.UUID) -> int:
         return await self.changed(delete(SignIn).where(SignIn.user_id == user_id))
+
+    async def keep_newest(self, user_id: uuid.UUID, most: int) -> int:
+        """Ends the oldest sessions of a user beyond so many."""
+        newest = select(SignIn.id).where(SignIn.user_id == user_id).order_by(SignIn.id.desc()).limit(most)
+        return await self.changed(delete(SignIn).where(SignIn.user_id == user_id, SignIn.id.not_in(newest)))
 
     async def forget_expired(self, now: datetime) -> int:
         return await self.changed(delete(SignIn).where(SignIn.expires_at <= now))
@@ -75,6 +75,11 @@ class TokenRepository(Repository[ApiToken]):
         )
         row = (await self.session.execute(statement)).first()
         return None if row is None else (row[0], row[1])
+
+    async def live(self, user_id: uuid.UUID, now: datetime) -> int:
+        """Counts a user's tokens that still open something."""
+        ends = or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > now)
+        return await self.count(ApiToken.user_id == user_id, ApiToken.revoked_at.is_(None), ends)
 
     async def revoke(self, now: datetime, *where: ColumnElement[bool]) -> int:
         """Revokes those that are not; returns how many."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -97,7 +96,7 @@ def _own_config(config_file: str | None) -> tuple[str, list[str]]:
     try:
         return path.read_text(encoding="utf-8"), []
     except (OSError, UnicodeDecodeError):
-        return "", [f"rclone's configuration {shlex.quote(str(path))} could not be read"]
+        return "", [f"rclone's configuration {path} could not be read"]
 
 
 def _build(config: Any) -> Storage:  # noqa: ANN401 -- the registry gives what `config` below names

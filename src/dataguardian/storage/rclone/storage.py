@@ -26,6 +26,7 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.domain.sizes import MIB
+from dataguardian.settings import without_secrets
 from dataguardian.storage.base import Data, Storage, StoredObject, checked_path
 from dataguardian.storage.rclone.daemon import OLDEST, Daemon, RcloneError, Setup, find_program
 
@@ -341,7 +342,7 @@ class _Remote:
 
 
 def _setup(config: RcloneConfig) -> Setup:
-    environment = {key: value for key, value in os.environ.items() if key != "DATAGUARDIAN_PASSWORD"}
+    environment = {key: value for key, value in without_secrets(os.environ).items() if key != "DATAGUARDIAN_PASSWORD"}
     for variable in _NO_NEW_BUCKETS:
         environment.setdefault(variable, "true")
     if config.config_file:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataguardian.ssh import DEFAULT_PORT
-from dataguardian.storage.byhand import ByHand, in_file
+from dataguardian.storage.byhand import ByHand, in_file, quoted
 
 if TYPE_CHECKING:
     from dataguardian.storage.ssh import SshConfig
@@ -32,9 +31,9 @@ def commands(config: SshConfig, known_hosts: str) -> ByHand:
         "scp",
         fetch=[
             'mkdir -p "$(dirname "./$1")"',
-            f'scp -q -r {options} {shlex.quote(f"{place}:{folder}")}"$1" "$(dirname "./$1")/"',
+            f'scp -q -r {options} {quoted(f"{place}:{folder}")}"$1" "$(dirname "./$1")/"',
         ],
-        names=[f'echo ls -1 {shlex.quote(_quoted(folder))}"$1" | sftp -q {options} {shlex.quote(place)}'],
+        names=[f'echo ls -1 {quoted(_escaped(folder))}"$1" | sftp -q {options} {quoted(place)}'],
         files=files,
         lacking=lacking,
     )
@@ -73,6 +72,6 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _quoted(folder: str) -> str:
+def _escaped(folder: str) -> str:
     """Returns a path as sftp's own command line takes it."""
     return folder.replace("\\", "\\\\").replace(" ", "\\ ")
