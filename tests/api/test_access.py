@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from dataguardian.core.access import sessions, tokens
 from dataguardian.core.access.totp import code_of, step_at
 from dataguardian.domain.access import Permission, Role
 from tests.api.access_stage import PASSWORD, bearer, browser, client, token, user
@@ -389,5 +391,54 @@ def test_a_stream_ends_with_the_right_to_see_it(tmp_path: Path) -> None:
                     assert (await desk.delete(ending)).status_code in {200, 204}
                     desk.here.clock.advance(seconds=5)
                     assert "event: end" not in [line async for line in lines]
+
+    play(tmp_path, story)
+
+
+def test_an_own_account_is_looked_after_with_the_password(tmp_path: Path) -> None:
+    """Another password takes the one until now, ends every session, and begins a new one for whoever asked."""
+
+    async def story(desk: Desk) -> None:
+        await user(desk)
+        async with browser(desk) as page, browser(desk) as other, client(desk, **bearer(await token(desk))) as http:
+            await page.sign_in("anna")
+            await other.sign_in("anna")
+            body = {"current_password": "not it, sorry", "password": "another four words"}
+            is_error(await page.post("/api/account/password", body), 403, "forbidden")
+            is_error(
+                await page.post("/api/account/password", body | {"current_password": PASSWORD, "password": "x"}), 422
+            )
+            is_error(await http.post("/api/account/password", json=body), 403, "forbidden")
+            assert len((await page.get("/api/account/sign-ins")).json()["data"]) == 2
+            changed = await page.post("/api/account/password", body | {"current_password": PASSWORD})
+            page.csrf = changed.json()["csrf_token"]
+            is_error(await other.get("/api/session"), 401)
+            assert (await other.sign_in("anna")).status_code == 401
+            assert (await other.sign_in("anna", "another four words")).status_code == 201
+            listed = (await page.get("/api/account/sign-ins")).json()["data"]
+            assert (await page.send("DELETE", f"/api/account/sign-ins/{listed[0]['id']}")).status_code == 204
+            statuses = [(await some.get("/api/session")).status_code for some in (page, other)]
+            assert sorted(statuses) == [200, 401]
+
+    play(tmp_path, story)
+
+
+def test_nobody_collects_sessions_or_tokens_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest session goes when there are too many; a token too many is refused until one is revoked."""
+    monkeypatch.setattr(sessions, "MOST_SESSIONS", 2)
+    monkeypatch.setattr(tokens, "MOST_TOKENS", 2)
+
+    async def story(desk: Desk) -> None:
+        await user(desk)
+        async with browser(desk) as first, browser(desk) as second, browser(desk) as third:
+            for page in (first, second, third):
+                desk.here.clock.advance(seconds=5)
+                await page.sign_in("anna")
+            answers = [(await page.get("/api/session")).status_code for page in (first, second, third)]
+            assert answers == [401, 200, 200]
+            made = [await third.post("/api/tokens", {"name": name, "role": "viewer"}) for name in ("a", "b", "c")]
+            assert [answer.status_code for answer in made] == [201, 201, 409]
+            assert (await third.send("DELETE", f"/api/tokens/{made[0].json()['id']}")).status_code == 204
+            assert (await third.post("/api/tokens", {"name": "c", "role": "viewer"})).status_code == 201
 
     play(tmp_path, story)
