@@ -357,7 +357,7 @@ def test_a_dump_that_fails_leaves_nothing(storage: LocalStorage, root: Path, fai
         {"recipients": [IDENTITY.secret_text()]},
         {"recipient": [RECIPIENT]},
     ],
-    ids=str,
+    ids=["nothing", "nobody", "two ways", "no key", "short", "two lines", "a private key", "misspelt"],
 )
 def test_options_that_are_not_valid(document: dict[str, object]) -> None:
     """Refused when they are given, not when the backup runs."""

@@ -219,7 +219,7 @@ def test_an_encrypted_backup_is_adopted_and_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "encryption",
     [{}, {"recipients": ["me"]}, {"recipients": [RECIPIENT], "passphrase": PASSPHRASE}, {"passphrase": "short"}],
-    ids=str,
+    ids=["nothing", "no key", "two ways", "short"],
 )
 def test_a_job_with_keys_that_are_none_is_refused(tmp_path: Path, encryption: dict[str, Any]) -> None:
     """When it is stored, and not in the night."""

@@ -165,7 +165,8 @@ class Access:
             return False
 
     async def _caller(self, scope: Scope) -> Actor | Response:
-        public = (scope["method"], scope["path"]) in PUBLIC
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        public = (method, scope["path"]) in PUBLIC
         if public and scope["path"] not in CURIOUS:
             return stranger(scope)
         try:
