@@ -334,8 +334,8 @@ def test_the_overview(service: Service) -> None:
     assert "(token), admin: administer" in told
     (job_line,) = [line for line in told.splitlines() if line.startswith(thing.name) and "by hand" in line]
     assert "completed" in job_line
-    assert sorted(service.ok("status")) == ["info", "overview", "queues", "session"]
-    for heading in ("backup jobs", "datasources", "storage locations", "queues", "notifications"):
+    assert sorted(service.ok("status")) == ["info", "key_proofs", "overview", "queues", "recovery_kit", "session"]
+    for heading in ("backup jobs", "datasources", "storage locations", "queues", "recovery", "notifications"):
         assert f"\n{heading}\n" in told
 
 

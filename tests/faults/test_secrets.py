@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from dataguardian.core.vault import Key
 from tests.faults.service import POINTS, Parts, Service, wait_for
 from tests.faults.test_selfrestore import restore
 
@@ -40,7 +41,7 @@ def run(service: Service, *arguments: str, **env: str) -> subprocess.CompletedPr
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DATAGUARDIAN_", "DATABASE_"))}
     given = {"DATAGUARDIAN_HOME": str(service.home), **service.parts.environment, **service.env, **env}
     command = [sys.executable, "-m", "dataguardian", *arguments]
-    return subprocess.run(command, env={**kept, **given}, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env={**kept, **given}, capture_output=True, text=True, check=False, timeout=90)
 
 
 def state(service: Service) -> dict[str, Any]:
@@ -202,13 +203,11 @@ def test_machines_that_share_a_catalogue_share_its_key(real: Parts, services: Ca
     first, second = services(real, name="first"), services(real, name="second")
     first.start()
     first.post("/api/datasources", SOURCE)
-    refused = run(second, "up", "--port", str(second.port))
+    refused = run(second, "up", "--port", str(second.port), DATAGUARDIAN_SECRET_KEY=Key.generate().text)
     assert refused.returncode == 1
     assert "sealed with the key" in refused.stderr
-    key = (first.home / "secret.key").read_text().splitlines()[1]
-    busy = run(second, "secrets", "rotate", "--new-key-file", str(second.home / "new"), DATAGUARDIAN_SECRET_KEY=key)
+    busy = run(second, "secrets", "rotate", "--new-key-file", str(second.home / "new"))
     assert "stop every service" in busy.stderr
-    second.env["DATAGUARDIAN_SECRET_KEY"] = key
     end(first)
     second.start()
     assert second.get("/api/system/info")["secrets"]["lost"] == []
@@ -216,7 +215,7 @@ def test_machines_that_share_a_catalogue_share_its_key(real: Parts, services: Ca
     rotated = run(second, "secrets", "rotate", "--new-key-file", str(second.home / "new"))
     assert rotated.returncode == 0, rotated.stderr
     assert run(first, "up", "--port", str(first.port)).returncode == 1
-    second.env = {"DATAGUARDIAN_SECRET_KEY_FILE": str(second.home / "new")}
+    second.env = {"DATAGUARDIAN_SECRET_KEY": "", "DATAGUARDIAN_SECRET_KEY_FILE": str(second.home / "new")}
     second.start()
     assert second.get("/api/system/info")["secrets"]["lost"] == []
     end(second)

@@ -170,6 +170,8 @@ RESULT = {
         "tools": [],
         "streams": [],
         "warnings": [],
+        "dataguardian_version": "0.1.0",
+        "how_to_restore": [],
     },
 }
 

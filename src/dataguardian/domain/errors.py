@@ -137,7 +137,7 @@ class TooManyAttemptsError(AccessError):
 
     code = "too_many_attempts"
 
-    def __init__(self, message: str, *, hint: str = "", retry_after: int) -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after: int = 60) -> None:
         super().__init__(message, hint=hint, retry_after_seconds=retry_after)
         self.retry_after = retry_after
 
