@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dataguardian.core.audit import Audit
 from dataguardian.core.delivery import Delivery, Verdict
 from dataguardian.core.events import OWED_AFTER, SENDING_AT_MOST, SETTING, load_settings
 from dataguardian.db.models import NotificationDelivery
 from dataguardian.db.repositories.deliveries import OutboxRepository
 from dataguardian.db.repositories.notifications import SettingRepository
+from dataguardian.domain.auditlog import read_anchors
 from dataguardian.domain.errors import NotFoundError, NotifierRejectedError, NotifierTransientError
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.queues.consumer import Consumer, NoRetry, TryAgain
@@ -339,6 +342,42 @@ def test_the_digest_is_sent_once_a_day_by_however_many_schedulers(tmp_path: Path
             assert len(await deliveries(here)) == 2
 
     play(tmp_path, story)
+
+
+def test_the_digest_hands_out_the_end_of_the_audit_log(tmp_path: Path) -> None:
+    """Who gets the mail can prove later that nothing up to then was rewritten; a log of no lines has no end to tell."""
+
+    async def story(here: Stage) -> None:
+        with smtp_server() as mail:
+            fields = {"port": mail.port, "sender": "dg@example.com", "recipients": ["ops@example.com"]}
+            letters = {"type": "email", "host": "127.0.0.1", "security": "none", **fields}
+            digest = {"hour": 8, "time_zone": "UTC", "channels": ["mail"]}
+            await configure(here, {"mail": letters}, digest=digest)
+            assert not await delivery(here).send_digest()
+            here.clock.advance(days=1)
+            assert await delivery(here).send_digest()
+            audit = Audit(here.context)
+            for name in ("one", "two"):
+                await audit.tell("scrub.run", entity_name=name)
+            here.clock.advance(days=1)
+            assert await delivery(here).send_digest()
+            for job in await queued(here):
+                assert (await delivery(here).carry_out(job.data, tries=1))[0] is Verdict.DONE
+            texts = [_text(envelope.content) for envelope in mail.envelopes]
+            [anchor] = [line for text in texts for line in text.splitlines() if line.startswith("2:")]
+            assert [anchor in text for text in texts] == [False, True]
+            assert (await audit.verify(read_anchors([anchor]))).ok
+            await audit.tell("scrub.run")
+            assert (await audit.verify(read_anchors([anchor]))).ok
+            assert not (await audit.verify(read_anchors([f"2:{'0' * 64}"]))).ok
+
+    play(tmp_path, story)
+
+
+def _text(letter: Any) -> str:
+    part = message_from_bytes(letter, policy=policy.default).get_body(("plain",))
+    assert part is not None
+    return str(part.get_content())
 
 
 def test_without_a_digest_setting_there_is_none(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dataguardian.core.events import SETTING, Events, Pending, load_settings
 from dataguardian.core.safekeeping import opened, setting_owner
 from dataguardian.core.threads import in_thread
 from dataguardian.db.models import NotificationDelivery, NotificationRow
+from dataguardian.db.repositories.audit import AuditRepository
 from dataguardian.db.repositories.deliveries import FAILED, PENDING, SENT, DigestRepository, OutboxRepository
 from dataguardian.db.repositories.notifications import NotificationRepository, SettingRepository
 from dataguardian.domain.cron import parse_schedule
@@ -224,7 +225,8 @@ class Delivery:
         zone = ZoneInfo(settings.time_zone)
         since = max(last, until - DIGEST_AT_MOST).astimezone(zone)
         rows = await DigestRepository(session).between(since, until, DIGEST_ROWS)
-        digest = render_digest(map(_notification, rows), since, until.astimezone(zone))
+        anchor = (await AuditRepository(session).head()).anchor
+        digest = render_digest(map(_notification, rows), since, until.astimezone(zone), anchor=anchor)
         if await NotificationRepository(session).find(digest.id):
             return None
         return await self._events.store(session, digest, settings.channels)

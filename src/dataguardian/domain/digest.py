@@ -17,11 +17,14 @@ MAX_LINES = 80
 _NAMESPACE = UUID("6f0f3c0e-5d1b-5c39-9e0e-3f6c2f1c7a55")
 
 
-def render_digest(notifications: Iterable[Notification], since: datetime, until: datetime) -> Notification:
+def render_digest(
+    notifications: Iterable[Notification], since: datetime, until: datetime, *, anchor: str | None = None
+) -> Notification:
     """Returns the summary of what was created in [since, until), the gravest first and then the newest.
 
     Times are written in the zone of `until`. A day without news has a digest too: it shows that somebody is watching.
-    The id follows from the two times alone, so that a digest that is made twice is recognised as one.
+    The id follows from the two times alone, so that a digest that is made twice is recognised as one. `anchor` is the
+    end of the audit log, written `NUMBER:HASH`: who gets the digest holds it where the database's owner cannot write.
     """
     told = [entry for entry in notifications if since <= entry.created_at < until and not _is_digest(entry)]
     told.sort(key=lambda entry: (rank(entry.severity), entry.created_at), reverse=True)
@@ -32,11 +35,12 @@ def render_digest(notifications: Iterable[Notification], since: datetime, until:
         severity=told[0].severity if told else Severity.INFO,
         entity_type=EntityType.SYSTEM,
         title=f"Daily digest: {_counted(counts)}",
-        message="\n".join(_lines(told, since, until)),
+        message="\n".join([*_lines(told, since, until), *_anchored(anchor)]),
         metadata={
             "since": to_iso(since),
             "until": to_iso(until),
             **{severity.value: counts[severity] for severity in Severity},
+            **({"audit_anchor": anchor} if anchor else {}),
         },
         created_at=until.astimezone(UTC),
     )
@@ -63,3 +67,9 @@ def _lines(told: list[Notification], since: datetime, until: datetime) -> list[s
     if len(told) > MAX_LINES:
         lines.append(f"… and {len(told) - MAX_LINES} more")
     return lines
+
+
+def _anchored(anchor: str | None) -> list[str]:
+    if anchor is None:
+        return []
+    return ["", "Keep this: the end of the audit log, for `dataguardian audit verify --anchor`", anchor]

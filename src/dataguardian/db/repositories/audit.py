@@ -47,6 +47,11 @@ class Head:
     number: int = 0
     hash: str = GENESIS
 
+    @property
+    def anchor(self) -> str | None:
+        """What is kept elsewhere to compare with, `NUMBER:HASH`; None of an empty log."""
+        return f"{self.number}:{self.hash}" if self.number else None
+
 
 class AuditRepository(Repository[AuditEntry]):
     model = AuditEntry
