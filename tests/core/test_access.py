@@ -432,7 +432,7 @@ def test_rows_never_hold_what_opens_anything(tmp_path: Path) -> None:
         totp, _ = await services.users.enrol(user.id)
         codes = await services.users.confirm(user.id, code_of(totp, step_at(here.clock.now())))
         async with here.context.db.read() as reading:
-            tables = ("users", "sign_ins", "api_tokens")
+            tables = ("users", "sign_ins", "api_tokens", "system_settings")
             dump = str([list(await reading.execute(text(f"SELECT * FROM {table}"))) for table in tables])
         handed_out = [setup, PASSWORD.get_secret_value(), session.secret, session.csrf, secret, totp, *codes]
         assert not [text for text in handed_out if text in dump or plain_code(text) in dump]

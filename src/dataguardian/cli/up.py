@@ -97,7 +97,7 @@ def _show_setup(url: str, setup_token: str) -> None:
     text = Text.assemble(
         "There is no user yet. On this machine:\n",
         ("  dataguardian user create NAME --role admin\n", "bold"),
-        f"or from wherever the address answers, with the setup token, which counts until this process ends:\n"
+        f"or from wherever the address answers, with the setup token, which counts until there is one:\n"
         f"  POST {url}{SETUP_PATH}\n",
         '  {"token": "',
         (setup_token, "bold"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dataguardian.db.models import ExecutionLog, NotificationRow, SystemSetting
@@ -41,6 +41,9 @@ class SettingRepository(Repository[SystemSetting]):
         """Like `value`, and nobody changes it before this transaction ends. Shared locks suffer each other."""
         statement = select(SystemSetting.value).where(SystemSetting.key == key).with_for_update(read=shared)
         return (await self.session.execute(statement)).scalars().first()
+
+    async def remove(self, key: str) -> None:
+        await self.changed(delete(SystemSetting).where(SystemSetting.key == key))
 
     async def put_first(self, key: str, value: dict[str, Any], description: str, now: datetime) -> dict[str, Any]:
         """Stores a setting when there is none; returns the one that there is then. The first of two writers wins."""
