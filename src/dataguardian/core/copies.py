@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dataguardian.core.catalog import Backup, load_backup
-from dataguardian.core.verify import presence_problems, sums_problems
+from dataguardian.core.verify import check_recorded, presence_problems, sums_problems
 from dataguardian.domain.errors import DamagedPartError, DataGuardianError, IntegrityError, NotFoundError, StorageError
 from dataguardian.storage.base import Storage
 
@@ -22,8 +22,9 @@ def choose_copy(
     for storage in storages:
         try:
             backup = load_backup(storage, directory)
+            check_recorded(backup, checksum)
             if len(storages) > 1:
-                _check_records(storage, backup, checksum)
+                _check_records(storage, backup)
         except (IntegrityError, StorageError, NotFoundError) as error:
             first = first or error
         else:
@@ -46,9 +47,7 @@ def missing_everywhere(storages: Sequence[Storage], backup: Backup) -> list[str]
     return problems
 
 
-def _check_records(storage: Storage, backup: Backup, checksum: str | None) -> None:
-    if checksum is not None and backup.manifest.checksum != checksum:
-        raise DamagedPartError(f"{backup.directory} holds another backup than the one that was recorded")
+def _check_records(storage: Storage, backup: Backup) -> None:
     for problem in sums_problems(storage, backup):
         raise DamagedPartError(f"{backup.directory}: {problem}")
 

@@ -14,7 +14,7 @@ from dataguardian.core.progress import Progress, Report, silent
 from dataguardian.core.reading import PartReader
 from dataguardian.domain import artifact
 from dataguardian.domain.artifact import PartRecord, StreamRecord
-from dataguardian.domain.errors import IntegrityError, KeyNeededError, ObjectMissingError
+from dataguardian.domain.errors import DamagedPartError, IntegrityError, KeyNeededError, ObjectMissingError
 from dataguardian.engines.base import StreamValidator
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import codec_for
@@ -51,9 +51,11 @@ def run_verify(
     validate: StreamValidator | None = None,
     keys: BackupKeys = NO_KEYS,
     report: Report = silent,
+    checksum: str | None = None,
 ) -> VerifyReport:
     """Checks one backup and returns everything that is wrong with it; with `validate` it checks deeply.
 
+    `checksum`, when it is known, must be the backup's: another one in its place, however good, is damage.
     What is encrypted is checked deeply with one of `keys`; without it, as far as that goes, and the report says so.
 
     Raises NotFoundError when there is no such backup, and storage errors other than damage.
@@ -61,6 +63,7 @@ def run_verify(
     outcome = VerifyReport(directory, "deep" if validate else "stored")
     try:
         backup = load_backup(storage, directory)
+        check_recorded(backup, checksum)
     except IntegrityError as error:
         outcome.errors.append(error.message)
         return outcome
@@ -86,6 +89,17 @@ def run_verify(
                 check.deeply(stream, validate)
     del outcome.errors[MAX_ERRORS:]
     return outcome
+
+
+def check_recorded(backup: Backup, checksum: str | None) -> None:
+    """Raises DamagedPartError when this is not the backup whose checksum somebody has kept: whoever may write into the
+    storage can put another one into its place, an older one perhaps, or one that they made, all of whose hashes match.
+    """
+    if checksum is not None and backup.manifest.checksum != checksum:
+        raise DamagedPartError(
+            f"{backup.directory} holds another backup than the one that was recorded: its checksum differs",
+            hint="somebody has replaced what is stored; restore another backup, or a copy from another storage",
+        )
 
 
 def presence_problems(storage: Storage, backup: Backup) -> Iterator[str]:

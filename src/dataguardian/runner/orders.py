@@ -171,7 +171,9 @@ def _verified(order: VerifyOrder, place: Place, link: Link) -> VerifyReport:
     storage = _open(place, link)
     validate = ENGINES.by_type(load_backup(storage, order.directory).manifest.engine).validate if order.deep else None
     keys = BackupKeys.model_validate(order.keys)
-    return run_verify(storage, order.directory, validate=validate, keys=keys, report=link.report)
+    return run_verify(
+        storage, order.directory, validate=validate, keys=keys, report=link.report, checksum=order.checksum
+    )
 
 
 def _adopted(

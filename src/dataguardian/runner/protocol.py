@@ -41,7 +41,7 @@ class BackupOrder(_Line):
 
 
 class RestoreOrder(_Line):
-    """`checksum` is the backup's, when it is known: of several storages, one that holds another backup is not read.
+    """`checksum` is the backup's, when it is known: a storage that holds another backup in its place is not read.
 
     `keys` open an encrypted backup: identities and passphrases in clear.
     """
@@ -55,6 +55,7 @@ class RestoreOrder(_Line):
 
 class VerifyOrder(_Line):
     directory: str
+    checksum: str | None = None
     deep: bool = False
     keys: dict[str, list[str]] = Field(default={}, repr=False)
 

@@ -94,7 +94,8 @@ def _task(claim: WorkClaim, vault: Vault, keys: BackupKeys) -> Task:
     directory, checksum = str(claim.execution.backup_path), claim.execution.checksum
     places = places_of(claim.storages, vault)
     if isinstance(claim.row, Verification):
-        return Task(**places, verify=VerifyOrder(directory=directory, deep=claim.row.deep, keys=keys.revealed()))
+        verify = VerifyOrder(directory=directory, checksum=checksum, deep=claim.row.deep, keys=keys.revealed())
+        return Task(**places, verify=verify)
     if isinstance(claim.row, Repair):
         return Task(**places, repair=RepairOrder(directory=directory, checksum=checksum))
     if claim.target is None:
