@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dataguardian.domain.errors import MissingToolError, UnknownSchemeError, UsageError
+from dataguardian.domain.errors import CancelledError, MissingToolError, UnknownSchemeError, UsageError
 from dataguardian.domain.secretfields import check_names
 from dataguardian.domain.urls import Url
 
@@ -202,6 +202,8 @@ def _loaded(entry: EntryPoint) -> object:
     """Returns another package's adapter; None, and a warning, when it cannot be loaded: it must not stop the others."""
     try:
         return entry.load()
+    except CancelledError:
+        raise
     except Exception as error:  # noqa: BLE001 -- whatever a foreign package raises at import
         logging.getLogger(__name__).warning("adapter %s was left out: %s", entry.value, error)
         return None

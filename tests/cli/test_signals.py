@@ -65,6 +65,64 @@ def test_impatience_does_not_spoil_the_clean_up(program: Program, slow_tree: Pat
     assert (program.stored, running(mark)) == ([], {})
 
 
+def at_start(program: Program, code: str) -> None:
+    """Lets Python run this at the start of every program that the test starts."""
+    (program.home / "site").mkdir()
+    (program.home / "site" / "sitecustomize.py").write_text(code)
+    program.env["PYTHONPATH"] = str(program.home / "site")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+@pytest.mark.parametrize("verb", ["backup", "restore", "list"])
+def test_a_stop_while_the_program_is_being_loaded(program: Program, tree: Path, verb: str, signum: int) -> None:
+    """In the middle of a class of a library, where Python makes another error of what is raised: told as any stop."""
+    backup = program.backup(f"files://{tree}")["backup"]
+    before = program.stored
+    at_start(
+        program,
+        f"""
+import functools, os, signal
+original = functools.cached_property.__set_name__
+def hit(self, owner, name):
+    if callable(signal.getsignal(signal.SIGTERM)):
+        functools.cached_property.__set_name__ = original
+        os.kill(os.getpid(), {int(signum)})
+    original(self, owner, name)
+functools.cached_property.__set_name__ = hit
+""",
+    )
+    arguments = {
+        "backup": [f"files://{tree}", program.storage],
+        "restore": [backup, f"files://{program.home}/target"],
+        "list": [program.storage],
+    }
+    outcome = program.run(verb, *arguments[verb])
+    assert outcome.code == 128 + signum, outcome
+    assert outcome.err.startswith(f"error: stopped by {signal.Signals(signum).name}"), outcome
+    assert "Traceback" not in outcome.err
+    assert "RuntimeError" not in outcome.err
+    assert (program.stored, program.staged, (program.home / "target").exists()) == (before, [], False)
+
+
+def test_a_stop_after_the_result(program: Program, tree: Path) -> None:
+    """Between the last line of the result and the end of the process a signal comes too late, and changes nothing."""
+    program.backup(f"files://{tree}")
+    at_start(
+        program,
+        """
+import os, signal, sys
+original = sys.exit
+def hit(code):
+    os.kill(os.getpid(), signal.SIGTERM)
+    original(code)
+sys.exit = hit
+""",
+    )
+    outcome = program.run("list", program.storage, "--json")
+    assert (outcome.code, len(outcome.json["backups"])) == (0, 1), outcome
+    assert outcome.err == "too late to stop, finishing...\n"
+
+
 def test_nohup_is_respected(program: Program, slow_tree: Path) -> None:
     """A SIGHUP that the caller ignores stays ignored; SIGTERM still stops."""
     process, mark = program.start(

@@ -76,6 +76,32 @@ def test_other_threads_hold_nothing_back(stop: StopRequest) -> None:
     thread.join()
 
 
+@pytest.mark.parametrize("line", ["import hit_inside", "importlib.import_module('hit_inside')"])
+def test_a_stop_waits_for_the_end_of_an_import(
+    stop: StopRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """The module and what it imports are loaded whole, also where Python or a library makes an error of its own of
+    what is raised there; then the stop is raised, once, behind the import.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("hit_inside", "hit_further_inside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "hit_inside.py").write_text(
+        "try:\n    import hit_further_inside\nexcept Exception:\n    hit_further_inside = None\ndone = True\n"
+    )
+    (tmp_path / "hit_further_inside.py").write_text(
+        "from tests.core.test_interruption import hit\n"
+        "class Named:\n    def __set_name__(self, *_):\n        hit()\n"
+        "class Owner:\n    named = Named()\n"
+    )
+    before = sys.gettrace()
+    with pytest.raises(CancelledError):
+        exec(f"import importlib\n{line}\nraise AssertionError('nothing was raised behind the import')", {})
+    assert sys.modules["hit_inside"].done
+    assert sys.modules["hit_inside"].hit_further_inside.Owner.named
+    assert sys.gettrace() is before
+
+
 def test_after_the_commit_a_stop_comes_too_late(stop: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:
     """Before it, it raises; from then on it only says so."""
     stop.commit()

@@ -13,7 +13,7 @@ import typer
 
 from dataguardian import __version__
 from dataguardian.cli import output
-from dataguardian.cli.signals import STOP
+from dataguardian.cli.signals import STOP, told
 from dataguardian.domain.errors import CancelledError, DataGuardianError, UsageError
 
 DEBUG_VARIABLE = "DATAGUARDIAN_DEBUG"
@@ -100,6 +100,7 @@ def run_program() -> None:
     try:
         STOP.install()
         code = program(arguments)(args=arguments, prog_name="dataguardian", standalone_mode=False) or 0
+        STOP.finish()
     except Exception as error:  # noqa: BLE001 -- the last line of defence: no stack trace reaches the user
         code = _tell(_as_ours(error), as_json=as_json)
     sys.exit(code)
@@ -117,12 +118,16 @@ def _tell(error: DataGuardianError, *, as_json: bool) -> int:
 
 
 def _as_ours(error: Exception) -> DataGuardianError:
-    """Returns any exception as one of the tree: wrong usage that Typer found, or something that nobody foresaw."""
+    """Returns any exception as one of the tree: wrong usage that Typer found, or something that nobody foresaw. What a
+    stop led to is a stop, whatever it looks like.
+    """
+    if STOP.signum is not None and not isinstance(error, CancelledError):
+        ours: DataGuardianError = told(error, STOP.signum)
+        ours.__cause__ = error
+        return ours
     if isinstance(error, DataGuardianError):
         return error
-    if STOP.signum is not None:
-        ours: DataGuardianError = CancelledError(f"stopped, and then: {error!r}", signum=STOP.signum)
-    elif hasattr(error, "format_message"):  # Typer's errors about arguments; their class moves between its releases
+    if hasattr(error, "format_message"):  # Typer's errors about arguments; their class moves between its releases
         ours = UsageError(error.format_message(), hint=f"{_command_of(error)} --help")
     else:
         ours = DataGuardianError(

@@ -68,14 +68,14 @@ class StopRequest:
             if signal.getsignal(signum) == self._handle:
                 signal.signal(signum, signal.SIG_IGN)
 
-    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._done or self.signum is not None:
             text = b"too late to stop, finishing...\n" if self._done else b"cleaning up, please wait...\n"
             with contextlib.suppress(OSError):
                 os.write(2, text)
             return
         self.signum = signum
-        if not postpone(self.check):
+        if not postpone(self.check, frame):
             self.check()
 
     @staticmethod
@@ -104,15 +104,18 @@ def stoppable(outcome: str) -> Iterator[None]:
     except DataGuardianError as error:
         if STOP.signum is None:
             raise
-        raise _told(error, STOP.signum, outcome) from error
+        raise told(error, STOP.signum, outcome) from error
 
 
-def _told(error: DataGuardianError, signum: int, outcome: str) -> CancelledError:
+def told(error: Exception, signum: int, outcome: str = "") -> CancelledError:
+    """Returns what the user hears of an error that a signal led to."""
     notes = getattr(error, "__notes__", [])
     name = signal.Signals(signum).name
-    told = CancelledError(f"stopped by {name}" if notes else f"stopped by {name}: {outcome}", signum=signum)
+    stopped = CancelledError(
+        f"stopped by {name}: {outcome}" if outcome and not notes else f"stopped by {name}", signum=signum
+    )
     for note in notes:
-        told.add_note(note)
+        stopped.add_note(note)
     if not isinstance(error, CancelledError):
-        told.add_note(f"it ended with: {error.message}")
-    return told
+        stopped.add_note(f"it ended with: {error.message if isinstance(error, DataGuardianError) else repr(error)}")
+    return stopped

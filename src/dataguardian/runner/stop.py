@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import FrameType
 
 from dataguardian.domain.errors import CancelledError
 from dataguardian.interruption import postpone
@@ -47,9 +48,9 @@ class Stop:
             self.check()
             time.sleep(min(left, LOOK_SECONDS))
 
-    def _handle(self, _signum: int, _frame: object) -> None:
+    def _handle(self, _signum: int, frame: FrameType | None) -> None:
         if self._asked:
             return  # the clean-up is not interrupted again
         self._asked = True
-        if not postpone(self.check):
+        if not postpone(self.check, frame):
             self.check()
