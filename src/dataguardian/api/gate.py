@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dataguardian.api.errors import error_answer, internal_error
+from dataguardian.api.framing import framing_refusal
 from dataguardian.api.neighbours import SAFE_METHODS, Neighbours
 from dataguardian.settings import Settings
 
@@ -92,7 +93,8 @@ class Gate:
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
         scope, headers = exchange.scope, Headers(scope=exchange.scope)
-        answer = self._neighbours.refusal(scope, headers) or self._neighbours.preflight(scope, headers)
+        answer = framing_refusal(scope, headers) or self._neighbours.refusal(scope, headers)
+        answer = answer or self._neighbours.preflight(scope, headers)
         try:
             await (answer or self._app)(scope, receive, exchange.forward)
         except Exception:

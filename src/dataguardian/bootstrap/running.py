@@ -141,6 +141,8 @@ async def _listening(services: Services, listener: socket, stopping: asyncio.Eve
         log_config=None,
         access_log=False,
         lifespan="off",
+        http="h11",  # whatever else is installed: tests/hostile/test_framing.py holds this one
+        ws="none",
         timeout_graceful_shutdown=5,
         server_header=False,
         proxy_headers=False,  # the gate reads them, of proxies that are trusted
