@@ -6,13 +6,14 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import bson
 import pytest
 from bson import Timestamp
+from pymongo.errors import OperationFailure
 
 from dataguardian.domain.errors import (
     AuthenticationError,
@@ -28,7 +29,7 @@ from dataguardian.engines.base import DumpOptions, RestoreOptions
 from dataguardian.engines.mongodb import move
 from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig, uri_of
-from dataguardian.engines.mongodb.server import Server
+from dataguardian.engines.mongodb.server import Link, Server
 from dataguardian.engines.network import Endpoint
 from dataguardian.engines.registry import engine_config
 from tests.engines.conformance import Kept, dump, engine_at, restore, validate
@@ -104,7 +105,7 @@ def test_a_stranger_reads_our_archive(mongo: MongoServer) -> None:
     """The strict reader finds all collections with options and indexes, and every document as the server has it."""
     name = mongo.name()
     build_everything(mongo.client, name)
-    (stream,) = dump(mongo.url(name))
+    (stream,) = dump(mongo.url(name, query="dump_with=driver"))
     archive = Archive(stream.data)
     shown = content(mongo.client, name)
     assert {one["collection"] for one in archive.listed} == set(shown)
@@ -114,6 +115,55 @@ def test_a_stranger_reads_our_archive(mongo: MongoServer) -> None:
     assert archive.documents[name, "recent"] == []
     by_name = {index["name"]: index for index in archive.metadata("orders")["indexes"]}
     assert by_name["by sku"]["key"] == {"sku": {"$numberInt": "1"}, "_id": {"$numberInt": "-1"}}
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["into nothing", "over something"])
+def test_what_is_restored_outlasts_its_server(mongo: MongoServer, replaced: bool) -> None:
+    """A server that is killed in the very moment in which the restore ends has all of it when it is back."""
+    name, copy = mongo.name(), mongo.name()
+    build_everything(mongo.client, name)
+    if replaced:
+        mongo.client[copy]["old"].insert_one({"_id": 1})
+    before = content(mongo.client, name)
+    streams = dump(mongo.url(name, query="dump_with=driver"))
+    warnings = restore(mongo.url(copy), streams, drop_existing=replaced)
+    mongo.kill()
+    mongo.start()
+    assert warnings == []
+    after = content(mongo.client, copy)
+    assert {key: value for key, value in after.items() if not key.startswith("__dataguardian_old_")} == before
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ok": 1.0, "n": 1, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+        {"ok": 0.0, "code": 2, "errmsg": "waiting for replication timed out, said otherwise"},
+    ],
+    ids=["a write concern", "a refusal"],
+)
+def test_what_is_not_known_to_be_on_disk_is_told(
+    mongo: MongoServer, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    """A server of which too few members take the restore has it all the same; a warning says what is missing."""
+    name, copy = mongo.name(), mongo.name()
+    mongo.client[name]["things"].insert_one({"_id": 1})
+    streams, asked = dump(mongo.url(name, query="dump_with=driver")), []
+    original = Link.command
+
+    def command(link: Link, database: str, command: Mapping[str, Any]) -> dict[str, Any]:
+        if "writeConcern" not in command:
+            return original(link, database, command)
+        asked.append(command["writeConcern"])
+        if not answer["ok"]:
+            raise OperationFailure(answer["errmsg"], answer["code"], answer)
+        return original(link, database, command) | answer
+
+    monkeypatch.setattr(Link, "command", command)
+    (warning,) = restore(mongo.url(copy), streams)
+    assert "did not confirm that a majority of its members has it on disk: waiting for replication" in warning
+    assert asked == [{"w": "majority", "j": True, "wtimeout": 60_000}]
+    assert content(mongo.client, copy) == content(mongo.client, name)
 
 
 def test_interleaved_collections_are_restored(mongo: MongoServer) -> None:
@@ -155,7 +205,7 @@ def test_an_index_that_cannot_be_built_fails_the_restore(mongo: MongoServer) -> 
     mongo.client[source]["people"].insert_many([{"mail": "private@example.com"}, {"mail": "private@example.com"}])
     mongo.client[source]["people"].create_index("mail", name="mail")
     mongo.client[target]["kept"].insert_one({"_id": 1})
-    (stream,) = dump(mongo.url(source))
+    (stream,) = dump(mongo.url(source, query="dump_with=driver"))
     before = content(mongo.client, target)
     plain = b'"name": "mail"'
     stream.data = _with_unique_index(stream.data, plain)

@@ -22,6 +22,7 @@ from dataguardian.engines.mongodb.archive import (
     has_raw_data,
 )
 from dataguardian.engines.mongodb.create import create, create_indexes
+from dataguardian.engines.mongodb.durable import wait_until_durable
 from dataguardian.engines.mongodb.load import Loader
 from dataguardian.engines.mongodb.metadata import Metadata, from_json
 from dataguardian.engines.mongodb.move import drop, exists
@@ -191,6 +192,7 @@ class Restoration:
         swap.put(self._ready, views, self._scripts())
         self._undo.forget()
         self.warnings += Users(link, self._names, self._homes_of_users(), self._held).restore()
+        self.warnings += wait_until_durable(link, self._names, self._databases.values())
         self.warnings += swap.remove_replaced()
 
     def _as_it_is_now(self, link: Link, database: str) -> Target:
