@@ -37,6 +37,14 @@ _SETTINGS += ("shared_buffers=32MB", "listen_addresses=127.0.0.1", "max_prepared
 _SETTINGS += ("wal_init_zero=off",)
 
 
+def _lives(pid: int) -> bool:
+    """Tells whether a process exists and is not one that only waits to be asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class PostgresServer:
     """A running PostgreSQL server. `url()` names its databases; `stop()` ends it by its process id."""
 
@@ -70,12 +78,18 @@ class PostgresServer:
     def kill(self) -> None:
         """Kills the server and its sessions at once; `start` brings it back."""
         assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)  # else it has one more session by the time that it is killed
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for pid in [self._process.pid, *map(int, children)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait(30)
         self._process = None
+        # While one of them is not quite dead, it holds the shared memory, and a new server refuses to start.
+        limit = time.monotonic() + 30
+        while any(_lives(int(pid)) for pid in children):
+            assert time.monotonic() < limit, "a killed session did not end"
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.stop()

@@ -61,7 +61,10 @@ class EngineFixture(ABC):
 
     @abstractmethod
     def large(self) -> str:
-        """Returns the address of a source of at least 20 MB, whose dump can be stopped in its middle."""
+        """Returns the address of a source of at least 20 MB, whose dump can be stopped in its middle.
+
+        It outlasts a `kill`, and may be the same one at every call: no story changes it.
+        """
 
     @abstractmethod
     def empty(self) -> str:
@@ -97,7 +100,9 @@ class EngineFixture(ABC):
     # Writing while a dump runs. Needed where `is_consistent`.
 
     def ledger(self) -> str:
-        """Returns the address of a source for `transfer`: at least 10 MB, so that a dump takes a moment."""
+        """Returns the address of a source for `transfer`: at least 10 MB, so that a dump takes a moment. It outlasts a
+        `kill`, also one in the next instant.
+        """
         raise NotImplementedError
 
     def transfer(self, address: str) -> AbstractContextManager[Callable[[], None]]:

@@ -40,7 +40,9 @@ class MongoFixture(EngineFixture):
         return self._server.url(name)
 
     def large(self) -> str:
-        self._large = self._large or self._filled(400)
+        if not self._large:
+            self._large = self._filled(400)
+            self._make_durable()
         return self._server.url(self._large)
 
     def empty(self) -> str:
@@ -69,6 +71,7 @@ class MongoFixture(EngineFixture):
         name = self._filled(200)
         self._server.client[name]["a_from"].insert_one({"_id": 1, "n": 0})
         self._server.client[name]["z_to"].insert_one({"_id": 1, "n": 0})
+        self._make_durable()
         return self._server.url(name)
 
     def kill(self) -> None:
@@ -93,6 +96,10 @@ class MongoFixture(EngineFixture):
     def unprivileged(self) -> Sequence[tuple[str, str]]:
         name = self._filled(10)
         return [(self._user(name, [{"role": "read", "db": "elsewhere"}]), "listCollections")]
+
+    def _make_durable(self) -> None:
+        """Else a killed server takes along what it has acknowledged."""
+        self._server.client.admin.command("fsync")
 
     def _user(self, database: str, roles: list[dict[str, str]]) -> str:
         user = f"reader {next(self._numbers)}"

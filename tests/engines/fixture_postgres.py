@@ -40,7 +40,9 @@ class PostgresFixture(EngineFixture):
         return self._server.url(name)
 
     def large(self) -> str:
-        self._large = self._large or self._server.database(f"CREATE TABLE t AS {FILLER.format(200_000)}")
+        if not self._large:
+            self._large = self._server.database(f"CREATE TABLE t AS {FILLER.format(200_000)}")
+            self._make_durable()
         return self._server.url(self._large)
 
     def empty(self) -> str:
@@ -75,6 +77,7 @@ class PostgresFixture(EngineFixture):
             f"CREATE TABLE m_filler AS {FILLER.format(150_000)}",
             "CREATE TABLE z_to (n bigint); INSERT INTO z_to VALUES (0)",
         )
+        self._make_durable()
         return self._server.url(name)
 
     @contextmanager
@@ -141,6 +144,10 @@ class PostgresFixture(EngineFixture):
             *([grant.format(user)] if grant else []),
         )
         return self._server.url(name, user=user, password="lacking"), word
+
+    def _make_durable(self) -> None:
+        """Else a killed server, which commits asynchronously here, takes along what it has acknowledged."""
+        self._server.execute("postgres", "CHECKPOINT")
 
     def _odd(self, name: str) -> str:
         """A database, its owner, password, schema, table and column of that name."""
