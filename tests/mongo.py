@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -114,3 +115,9 @@ def require_mongo() -> None:
 
     if importlib.util.find_spec("secantus") is None:
         missing("a MongoDB server (pip install secantusdb==0.7.0b3)")
+
+
+def require_programs() -> None:
+    """Skips, in CI too, where MongoDB's own programs are not: no package index that the suite may use has them."""
+    if absent := [name for name in ("mongodump", "mongorestore") if shutil.which(name) is None]:
+        pytest.skip(f"needs {' and '.join(absent)} on PATH (mongodb-database-tools)")

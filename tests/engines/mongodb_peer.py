@@ -70,7 +70,7 @@ class MongoPeer:
             if not 16 < size <= 48_000_000:  # somebody speaks TLS: a server hangs up
                 return
             body = _exactly(connection, size - 16)
-            command: Command = bson.decode(_command_of(code, body))
+            command = _command_of(code, body)
             self.commands.append(command)
             reply = self._reply(command)
             if reply is None:
@@ -86,7 +86,7 @@ class MongoPeer:
             return bson.encode(_cursor(f"admin.{command['find']}", []) | {"ok": 1.0})
         if name in ("find", "getMore"):
             return self._batch(name, command)
-        return bson.encode(self._plain(name) | {"ok": 1.0})
+        return bson.encode({"ok": 1.0} | self._plain(name))
 
     def _batch(self, name: str, command: Command) -> bytes:
         number = 0 if name == "find" else int(command["getMore"])
@@ -119,7 +119,8 @@ class MongoPeer:
             "hello": hello,
             "isMaster": hello,
             "ismaster": hello,
-            "buildInfo": {"version": self.version},
+            "buildInfo": {"version": self.version, "versionArray": [*map(int, self.version.split(".")), 0]},
+            "atlasVersion": {"ok": 0.0, "code": 59, "codeName": "CommandNotFound", "errmsg": "no such command"},
             "connectionStatus": {"authInfo": {"authenticatedUsers": []}},
             "listCollections": _cursor("shop.$cmd.listCollections", [info | self.info]),
             "listIndexes": _cursor(f"shop.{self.collection}", [key]),
@@ -160,11 +161,28 @@ def _cursor(name: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
     return {"cursor": {"id": Int64(0), "ns": name, "firstBatch": documents}}
 
 
-def _command_of(code: int, body: bytes) -> bytes:
-    """Of OP_MSG the first section; of the OP_QUERY that greets, its only document."""
-    start = 5 if code == _OP_MSG else body.index(b"\0", 4) + 9
-    (size,) = struct.unpack_from("<i", body, start)
-    return body[start : start + size]
+def _command_of(code: int, body: bytes) -> Command:
+    """Of the OP_QUERY that greets its only document; of OP_MSG the document, and beside it what came in sequences."""
+    if code != _OP_MSG:
+        return bson.decode(_document_at(body, body.index(b"\0", 4) + 9))
+    command: Command = {}
+    position = 4
+    while position < len(body):
+        kind, position = body[position], position + 1
+        (size,) = struct.unpack_from("<i", body, position)
+        if kind == 0:
+            command |= bson.decode(_document_at(body, position))
+        else:
+            name_end = body.index(b"\0", position + 4)
+            documents = bson.decode_all(body[name_end + 1 : position + size])
+            command[body[position + 4 : name_end].decode()] = documents
+        position += size
+    return command
+
+
+def _document_at(data: bytes, position: int) -> bytes:
+    (size,) = struct.unpack_from("<i", data, position)
+    return data[position : position + size]
 
 
 def _send(connection: Any, number: int, code: int, document: bytes) -> None:

@@ -163,7 +163,13 @@ class Archive:
                 assert not documents
                 assert header["CRC"] & 0xFFFFFFFFFFFFFFFF == slow_crc64(b"".join(held)), name
                 ended.add(name)
-        assert ended == {(one["db"], one["collection"]) for one in self.listed}
+        assert ended == {(one["db"], self._data_name(one)) for one in self.listed}
+
+    def _data_name(self, listed: dict[str, Any]) -> str:
+        """Time series of servers before 8.3 have their documents under another name."""
+        major, minor, *_ = map(int, self.header["server_version"].split("."))
+        in_buckets = listed["type"] == "timeseries" and (major, minor) < (8, 3)
+        return f"system.buckets.{listed['collection']}" if in_buckets else str(listed["collection"])
 
     def _block(self) -> list[bytes]:
         documents = []

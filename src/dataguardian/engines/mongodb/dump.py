@@ -44,6 +44,14 @@ def content_of(link: Link, database: str) -> Content:
     return Content(prelude, bool(special), warnings)
 
 
+def gone_meanwhile(server: Server, link: Link, prelude: Prelude, database: str) -> list[str]:
+    """Returns a warning for each collection that was there when a dump began and is not when it ends."""
+    with server.translated(DumpFailedError, f"database {database!r}"):
+        names = {_name_of(database, info) for info in link.collections(database)}
+    listed = [one.name for one in prelude.collections if not archive.is_special(one.name)]
+    return [f"{name} was dropped or renamed while it was dumped" for name in listed if name not in names]
+
+
 def is_dumped(database: str, collection: str) -> bool:
     """Tells whether a collection belongs into a dump, by the rules of mongodump and without what restores leave."""
     if collection.startswith("system."):
@@ -144,10 +152,7 @@ class DriverDump:
 
     def finish(self) -> None:
         """Says which collections were dropped or renamed meanwhile: the archive may hold less than all of them."""
-        with self._server.translated(DumpFailedError, f"database {self.name!r}"):
-            names = {_name_of(self.name, info) for info in self._link.collections(self.name)}
-        listed = [one.name for one in self._content.prelude.collections if not archive.is_special(one.name)]
-        self.warnings += [f"{name} was dropped or renamed while it was dumped" for name in listed if name not in names]
+        self.warnings += gone_meanwhile(self._server, self._link, self._content.prelude, self.name)
 
     def _written(self) -> Generator[bytes, None, None]:
         prelude = self._content.prelude

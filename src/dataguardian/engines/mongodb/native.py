@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from dataguardian.domain.errors import DumpFailedError, IntegrityError
 from dataguardian.engines.mongodb.archive import KIND, ArchiveReader
 from dataguardian.engines.mongodb.config import MongoConfig, uri_of
-from dataguardian.engines.mongodb.dump import Content, restore_by_hand, size_of
+from dataguardian.engines.mongodb.dump import Content, gone_meanwhile, restore_by_hand, size_of
 from dataguardian.engines.mongodb.names import PREFIX
-from dataguardian.engines.mongodb.server import Link
+from dataguardian.engines.mongodb.server import Link, Server
 from dataguardian.engines.mongodb.tlsfiles import private_file, uri_options
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
@@ -56,6 +56,7 @@ class MongodumpDump:
             self.warnings.append(
                 f"{database}: its users and roles are not in the backup: mongodump cannot read them here"
             )
+        self._link, self._prelude = link, content.prelude
         self._uri = uri
         self._reader = ArchiveReader()
         self._stack = ExitStack()
@@ -93,6 +94,8 @@ class MongodumpDump:
             self._reader.finish()
         except IntegrityError as error:
             raise self._unsound(error) from error
+        # To mongodump such a collection is an empty one, and a success.
+        self.warnings += gone_meanwhile(Server(self._link.config), self._link, self._prelude, self.name)
 
     def _failed(self, code: int) -> DumpFailedError:
         return DumpFailedError(
