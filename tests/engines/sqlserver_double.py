@@ -63,6 +63,9 @@ class TdsDouble(socketserver.ThreadingTCPServer):
         self.logins = {"sa": PASSWORD}
         self.lock = threading.RLock()
         self.depth = 1
+        self.features: list[int] = []
+        self.packet_bytes = 0
+        """What the last login asked for."""
         self.lossy = False
         """Forgets the last row of every bulk load, and says that it did not."""
 
@@ -168,9 +171,24 @@ class _Client(socketserver.BaseRequestHandler):
         if name not in self.server.databases:
             raise RefusedError((4060, f'Cannot open database "{name}".'), (18456, "Login failed."))
         self.database = name
+        self.server.packet_bytes = struct.unpack_from("<I", message, 8)[0]
         program = "Double".encode("utf-16-le")
         body = b"\x01\x74\x00\x00\x04" + bytes([6]) + program + bytes([16, 0, 0, 0])
-        return b"\xad" + struct.pack("<H", len(body)) + body + changed(1, name, "master") + COLLATION + done()
+        features = b"\xae\x0a\x01\0\0\0\x01\xff" if self.features_of(message) == [0x0A] else b""
+        changes = changed(1, name, "master") + COLLATION
+        return b"\xad" + struct.pack("<H", len(body)) + body + changes + features + done()
+
+    def features_of(self, message: bytes) -> list[int]:
+        """Returns the features that a login asks for, and remembers them."""
+        found: list[int] = []
+        if message[27] & 0x10:
+            cursor = Cursor(message, struct.unpack_from("<I", message, struct.unpack_from("<H", message, 56)[0])[0])
+            while (feature := cursor.number(1)) != 0xFF:
+                found.append(feature)
+                cursor.take(cursor.number(4))
+            assert cursor.position == len(message)
+        self.server.features = found
+        return found
 
     def load(self, message: bytes) -> bytes:
         table = self.bulk

@@ -148,7 +148,7 @@ def test_a_variant_keeps_its_type(payload: bytes, text: str) -> None:
     """sql_variant is read with the type that it holds, and written as that."""
     value = value_of("6249" + "1f0000", struct.pack("<I", len(payload)) + payload)
     assert isinstance(value, Variant)
-    assert literal(Column("v", types.VARIANT, b"", types.LONG_LENGTH, 8009), value) == text
+    assert literal(Column("v", types.VARIANT, b"", types.LONG_LENGTH, 8009), value) == f"CAST({text} AS sql_variant)"
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=30), st.integers(-(2**63), 2**63 - 1)), max_size=5))
@@ -199,6 +199,14 @@ def test_rows_in_pieces(size: int) -> None:
     expected += b"\xd1\0" + plain[5:]
     assert b"".join(block.data for block in blocks) == expected
     assert sum(block.rows for block in blocks) == 4
+
+
+def test_what_a_login_asks_for(double: TdsDouble) -> None:
+    """Texts with a UTF-8 collation as they are, and packets that fit into one record of TLS."""
+    with server_at(double).connect("types") as session:
+        assert session.program == "Double"
+    assert double.features == [0x0A]
+    assert double.packet_bytes <= 16383
 
 
 def test_refusals_are_told_apart(double: TdsDouble) -> None:

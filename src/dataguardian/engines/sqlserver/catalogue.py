@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dataguardian.domain.errors import DumpFailedError
@@ -18,7 +19,8 @@ from dataguardian.engines.sqlserver.values import Variant
 
 Row = dict[str, Any]
 
-SYSTEM_SCHEMAS = frozenset({"sys", "information_schema", "guest"})
+SYSTEM_SCHEMAS = frozenset({"sys", "information_schema"})
+BUILT_IN_SCHEMAS = SYSTEM_SCHEMAS | {"dbo", "guest"}
 _REQUIRED = ("schemas", "tables", "columns", "types")
 _OPTIONAL = {
     "objects": "objects of kinds that this program does not know",
@@ -51,7 +53,14 @@ _OPTIONAL = {
     "fulltext_indexes": "",
     "security_policies": "",
     "partition_schemes": "",
-    "data_spaces": "",
+    "stats": "",
+    "certificates": "",
+    "symmetric_keys": "",
+    "asymmetric_keys": "",
+    "database_scoped_credentials": "",
+    "external_data_sources": "",
+    "change_tracking_tables": "",
+    "plan_guides": "",
 }
 """Views, and what a backup lacks without them; '' where nothing of a database is in them alone, or nothing is taken."""
 
@@ -64,6 +73,7 @@ class Catalogue:
     collation: str = ""
     options: Row = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    _groups: dict[tuple[str, str], dict[Any, list[Row]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.schemas = {row["schema_id"]: row["name"] for row in self.views["schemas"]}
@@ -82,12 +92,16 @@ class Catalogue:
     def read_again(self, session: Session, view: str) -> None:
         with suppress(ServerError):
             self.views[view] = _read(session, view)
+            self._groups = {key: rows for key, rows in self._groups.items() if key[0] != view}
 
     def grouped(self, view: str, key: str) -> dict[Any, list[Row]]:
-        groups: dict[Any, list[Row]] = defaultdict(list)
-        for row in self[view]:
-            groups[row.get(key)].append(row)
-        return groups
+        """Returns a view's rows by one of its columns; what nobody has is an empty list."""
+        if (view, key) not in self._groups:
+            groups: dict[Any, list[Row]] = defaultdict(list)
+            for row in self[view]:
+                groups[row.get(key)].append(row)
+            self._groups[view, key] = groups
+        return self._groups[view, key]
 
     def schema(self, row: Row) -> str:
         return str(self.schemas.get(row.get("schema_id"), "dbo"))
@@ -104,6 +118,16 @@ class Catalogue:
         if not found:
             raise KeyError(f"column {column_id} of object {object_id}")
         return found[0]
+
+    def is_carried(self, column: Row) -> bool:
+        """Tells whether a column is in the backup: not where its type is .NET code, or its clients hold its keys."""
+        return self.base_type(column) != "clr" and column.get("encryption_type") is None
+
+    @cached_property
+    def uncarried(self) -> frozenset[tuple[Any, Any]]:
+        """The columns that are not in the backup, by the ids of table and column."""
+        rows = (row for found in self.columns.values() for row in found)
+        return frozenset((row["object_id"], row["column_id"]) for row in rows if not self.is_carried(row))
 
     def is_foreign(self, collation: str | None) -> bool:
         """Tells whether a column's collation is another than the database's."""

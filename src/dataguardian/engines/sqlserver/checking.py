@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dataguardian.domain.errors import IntegrityError
 from dataguardian.engines.sqlserver import types
+from dataguardian.engines.sqlserver.literals import SCRIPT_COMMAND, text_in_bytes
 from dataguardian.engines.sqlserver.load import insert_statements
+from dataguardian.engines.sqlserver.server import SETTINGS
 from dataguardian.engines.sqlserver.stream import (
     END,
     PIECE,
@@ -19,6 +22,8 @@ from dataguardian.engines.sqlserver.stream import (
     read_records,
 )
 from dataguardian.engines.sqlserver.tables import STAGE, TravellingTable, from_document
+
+_UNFIT = re.compile(rf"[\ud800-\udfff]|{SCRIPT_COMMAND}")
 
 
 def validate_stream(chunks: Iterable[bytes]) -> None:
@@ -72,13 +77,26 @@ def _whole_rows(data: bytearray, table: TravellingTable) -> tuple[int, int]:
 
 def script(chunks: Iterable[bytes]) -> Iterator[str]:
     """Yields a T-SQL script for `sqlcmd`, batch by batch, that makes the schema and the rows in an empty database."""
-    yield "SET XACT_ABORT ON"
+    yield "; ".join(SETTINGS)
     records = read_records(chunks)
     for kind, payload in records:
         if kind == STEP:
-            yield from map(str, parsed(payload)["batches"])
+            yield from _batches(list(map(str, parsed(payload)["batches"])))
         elif kind == TABLE:
             yield from _script_of(from_document(parsed(payload)), records)
+
+
+def _batches(batches: list[str]) -> Iterator[str]:
+    """Yields a step's batches. What sqlcmd would cut in the middle, or a file cannot hold, goes as bytes; settings
+    that one step needs do not stay for the next.
+    """
+    for batch in batches:
+        if _UNFIT.search(f"\n{batch}"):
+            yield f"DECLARE @batch nvarchar(max) = {text_in_bytes(batch)}; EXEC (@batch)"
+        else:
+            yield batch
+    if any(batch.startswith("SET ") for batch in batches):
+        yield "; ".join(SETTINGS)
 
 
 def _script_of(table: TravellingTable, records: Iterator[tuple[bytes, bytes]]) -> Iterator[str]:

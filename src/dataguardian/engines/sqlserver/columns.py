@@ -62,14 +62,15 @@ def base_type_text(catalogue: Catalogue, column: Row) -> str:
         return f"{name}({column['precision']},{column['scale']})"
     if name in _SCALED:
         return f"{name}({column['scale']})"
-    return name
+    return f"vector({column['vector_dimensions']})" if name == "vector" else name
 
 
 def is_stored(catalogue: Catalogue, column: Row) -> bool:
     """Tells whether a column has values that somebody put there."""
     if column.get("is_column_set"):
         return False
-    return not column.get("is_computed") and catalogue.base_type(column) not in (ROWVERSION, "rowversion", "clr")
+    is_given = column.get("is_computed") or catalogue.base_type(column) in (ROWVERSION, "rowversion")
+    return not is_given and catalogue.is_carried(column)
 
 
 def travel(catalogue: Catalogue, column: Row) -> Travel:
@@ -79,15 +80,16 @@ def travel(catalogue: Catalogue, column: Row) -> Travel:
         return Travel(column["name"], name, "nvarchar(128)", None)
     if base in _AS_THEY_ARE:
         return Travel(column["name"], name, base_type_text(catalogue, column) + _collate(catalogue, column), None)
-    way, load = _AS_OTHERS.get(base, ("nvarchar(max)", "CAST({0} AS " + base + ")"))
+    way, load = _AS_OTHERS.get(base, ("nvarchar(max)", "CAST({0} AS " + base_type_text(catalogue, column) + ")"))
     return Travel(column["name"], f"CAST({name} AS {way}) AS {name}", way + _collate(catalogue, column), load)
 
 
 def _collate(catalogue: Catalogue, column: Row) -> str:
-    """The bytes of non-Unicode texts mean something in their own collation only."""
+    """The bytes of non-Unicode texts mean something in their own collation only, and not in that which a restored
+    database may have instead.
+    """
     collation = column.get("collation_name")
-    is_own = catalogue.is_foreign(collation) and catalogue.base_type(column) in _NON_UNICODE
-    return f" COLLATE {collation}" if is_own else ""
+    return f" COLLATE {collation}" if collation and catalogue.base_type(column) in _NON_UNICODE else ""
 
 
 def column_text(catalogue: Catalogue, column: Row, identity: Row | None, computed: Row | None) -> str:
@@ -103,6 +105,8 @@ def column_text(catalogue: Catalogue, column: Row, identity: Row | None, compute
     own_type = catalogue.types.get(column["user_type_id"], {})
     collation = column.get("collation_name")
     if catalogue.is_foreign(collation) and not own_type.get("is_user_defined"):
+        # No other type of the server's than this alias refuses to be given a collation.
+        words[1] = "nvarchar(128)" if words[1] == "sysname" else words[1]
         words.append(f"COLLATE {collation}")
     if column.get("is_sparse"):
         words.append("SPARSE")

@@ -8,6 +8,8 @@ from dataguardian.engines.sqlserver.catalogue import Catalogue, Row
 from dataguardian.engines.sqlserver.server import quoted
 
 HEAP, CLUSTERED, NONCLUSTERED, XML, SPATIAL, CLUSTERED_COLUMNS, NONCLUSTERED_COLUMNS, HASH = range(8)
+_SELECTIVE = (2, 3)
+"""XML indexes over chosen paths, which no catalogue view tells in full."""
 Found = Iterator[tuple[str, list[str]]]
 
 
@@ -20,7 +22,7 @@ def key_steps(catalogue: Catalogue) -> Found:
         name = quoted(names.get((index["object_id"], index["index_id"])) or index["name"])
         kind = "PRIMARY KEY" if index.get("is_primary_key") else "UNIQUE"
         cluster = "CLUSTERED" if index["type"] == CLUSTERED else "NONCLUSTERED"
-        keys, _ = _columns(catalogue, index)
+        keys, _ = index_columns(catalogue, index)
         where = catalogue.name(table)
         yield (
             name,
@@ -35,6 +37,11 @@ def plain_indexes(catalogue: Catalogue) -> Found:
         if index.get("is_primary_key") or index.get("is_unique_constraint"):
             continue
         yield from _index(catalogue, table, index)
+    for table in catalogue.tables:
+        packed = _packing(catalogue, table["object_id"], HEAP)
+        if packed:
+            where = catalogue.name(table)
+            yield f"{where} (compression)", [f"ALTER TABLE {where} REBUILD WITH (DATA_COMPRESSION = {packed})"]
 
 
 def view_indexes(catalogue: Catalogue) -> Found:
@@ -45,12 +52,27 @@ def view_indexes(catalogue: Catalogue) -> Found:
 def _of(catalogue: Catalogue, parents: list[Row]) -> Iterator[tuple[Row, Row]]:
     """Yields indexes with what they are of, in the order in which they can be built."""
     indexes = catalogue.grouped("indexes", "object_id")
+    order = {CLUSTERED: 0, CLUSTERED_COLUMNS: 0}
     for parent in parents:
-        found = [row for row in indexes[parent["object_id"]] if row["type"] != HEAP and not row.get("is_hypothetical")]
-        order = {CLUSTERED: 0, CLUSTERED_COLUMNS: 0}
-        xml = {row["index_id"]: row.get("using_xml_index_id") or 0 for row in catalogue["xml_indexes"]}
+        object_id = parent["object_id"]
+        found = [row for row in indexes[object_id] if row["type"] != HEAP and not row.get("is_hypothetical")]
+        xml = {
+            row["index_id"]: row.get("using_xml_index_id") or 0
+            for row in catalogue.grouped("xml_indexes", "object_id")[object_id]
+        }
         for index in sorted(found, key=lambda row: (order.get(row["type"], 1), bool(xml.get(row["index_id"])))):
-            yield parent, index
+            if any((object_id, row["column_id"]) in catalogue.uncarried for row in _parts(catalogue, index)):
+                catalogue.warnings.append(
+                    f"index {quoted(index['name'])} of {catalogue.name(parent)} has a column that is not in this"
+                    " backup, nor is it"
+                )
+            else:
+                yield parent, index
+
+
+def _parts(catalogue: Catalogue, index: Row) -> list[Row]:
+    rows = catalogue.grouped("index_columns", "object_id")[index["object_id"]]
+    return [row for row in rows if row["index_id"] == index["index_id"]]
 
 
 def _index(catalogue: Catalogue, parent: Row, index: Row) -> Found:
@@ -68,7 +90,7 @@ def _index(catalogue: Catalogue, parent: Row, index: Row) -> Found:
 
 def _create(catalogue: Catalogue, where: str, index: Row) -> str | None:
     name, kind = quoted(index["name"]), index["type"]
-    keys, included = _columns(catalogue, index)
+    keys, included = index_columns(catalogue, index)
     unique = "UNIQUE " if index.get("is_unique") else ""
     condition = f" WHERE {index['filter_definition']}" if index.get("filter_definition") else ""
     if kind in (CLUSTERED, NONCLUSTERED):
@@ -77,15 +99,20 @@ def _create(catalogue: Catalogue, where: str, index: Row) -> str | None:
         options = _options(catalogue, index)
         return f"CREATE {unique}{cluster} INDEX {name} ON {where} ({keys}){extra}{condition}{options}"
     if kind == CLUSTERED_COLUMNS:
-        return f"CREATE CLUSTERED COLUMNSTORE INDEX {name} ON {where}"
+        order, options = _order(catalogue, index), _options(catalogue, index)
+        return f"CREATE CLUSTERED COLUMNSTORE INDEX {name} ON {where}{order}{options}"
     if kind == NONCLUSTERED_COLUMNS:
-        return f"CREATE NONCLUSTERED COLUMNSTORE INDEX {name} ON {where} ({included or keys}){condition}"
+        columns = f"({included or keys}){_order(catalogue, index)}"
+        options = _options(catalogue, index)
+        return f"CREATE NONCLUSTERED COLUMNSTORE INDEX {name} ON {where} {columns}{condition}{options}"
     return _xml_index(catalogue, where, index, keys) if kind == XML else None
 
 
 def _xml_index(catalogue: Catalogue, where: str, index: Row, keys: str) -> str | None:
-    found = {row["index_id"]: row for row in catalogue["xml_indexes"] if row["object_id"] == index["object_id"]}
+    found = {row["index_id"]: row for row in catalogue.grouped("xml_indexes", "object_id")[index["object_id"]]}
     row = found.get(index["index_id"], {})
+    if row.get("xml_index_type") in _SELECTIVE:
+        return None
     keys = keys.replace(" DESC", "")
     primary = found.get(row.get("using_xml_index_id"))
     if primary is None:
@@ -96,13 +123,9 @@ def _xml_index(catalogue: Catalogue, where: str, index: Row, keys: str) -> str |
     )
 
 
-def _columns(catalogue: Catalogue, index: Row) -> tuple[str, str]:
+def index_columns(catalogue: Catalogue, index: Row) -> tuple[str, str]:
     """Returns an index's keys with their direction, and its included columns."""
-    rows = [
-        row
-        for row in catalogue["index_columns"]
-        if row["object_id"] == index["object_id"] and row["index_id"] == index["index_id"]
-    ]
+    rows = _parts(catalogue, index)
 
     def name(row: Row) -> str:
         return quoted(catalogue.column_name(row["object_id"], row["column_id"]))
@@ -128,13 +151,27 @@ def _options(catalogue: Catalogue, index: Row) -> str:
         "ignore_dup_key": ("IGNORE_DUP_KEY = ON", True),
         "allow_row_locks": ("ALLOW_ROW_LOCKS = OFF", False),
         "allow_page_locks": ("ALLOW_PAGE_LOCKS = OFF", False),
+        "optimize_for_sequential_key": ("OPTIMIZE_FOR_SEQUENTIAL_KEY = ON", True),
     }
-    words += [word for key, (word, value) in given.items() if index.get(key) in (value, int(value))]
-    packed = {
-        row.get("data_compression_desc")
-        for row in catalogue["partitions"]
-        if row.get("object_id") == index["object_id"] and row.get("index_id") == index["index_id"]
-    } & {"ROW", "PAGE"}
-    if len(packed) == 1:
-        words.append(f"DATA_COMPRESSION = {packed.pop()}")
+    is_rows = index["type"] in (CLUSTERED, NONCLUSTERED)
+    words += [word for key, (word, value) in given.items() if is_rows and index.get(key) in (value, int(value))]
+    if index.get("compression_delay"):
+        words.append(f"COMPRESSION_DELAY = {index['compression_delay']}")
+    if packed := _packing(catalogue, index["object_id"], index["index_id"]):
+        words.append(f"DATA_COMPRESSION = {packed}")
     return f" WITH ({', '.join(words)})" if words else ""
+
+
+def _packing(catalogue: Catalogue, object_id: int, index_id: int) -> str | None:
+    """Returns how an index, or a table without one, is compressed, where all its partitions are the same way."""
+    rows = [row for row in catalogue.grouped("partitions", "object_id")[object_id] if row.get("index_id") == index_id]
+    found = {str(row.get("data_compression_desc")) for row in rows} & {"ROW", "PAGE", "COLUMNSTORE_ARCHIVE"}
+    return found.pop() if len(found) == 1 else None
+
+
+def _order(catalogue: Catalogue, index: Row) -> str:
+    """Returns by what a columnstore's rows are ordered (SQL Server 2022)."""
+    rows = [row for row in _parts(catalogue, index) if row.get("column_store_order_ordinal")]
+    rows.sort(key=lambda row: int(row["column_store_order_ordinal"]))
+    names = [quoted(catalogue.column_name(row["object_id"], row["column_id"])) for row in rows]
+    return f" ORDER ({', '.join(names)})" if names else ""

@@ -17,15 +17,18 @@ _TIMES = {
     types.DATETIME: "datetime", types.SMALLDATETIME: "smalldatetime", types.DATETIMEN: "datetime",
 }  # fmt: skip
 _SCALED = (types.TIME, types.DATETIME2, types.DATETIMEOFFSET)
-_UNPLAIN = re.compile("[\ud800-\udfff\x00]|\\\\\r?\n")
-"""What a file in UTF-8 cannot hold, and a backslash at a line's end, which T-SQL takes for a continuation."""
+SCRIPT_COMMAND = r"(?<=[\r\n])[ \t]*(?:(?i:go|reset|ed|quit|exit)\b|:|!!)"
+"""A line that sqlcmd takes for itself, even in the middle of a literal."""
+_UNPLAIN = re.compile(rf"[\ud800-\udfff\x00]|\\\r?\n|{SCRIPT_COMMAND}")
+"""What a file in UTF-8 cannot hold; a backslash at a line's end, which T-SQL takes for a continuation; such lines."""
 
 
 def literal(column: Column, value: Any) -> str:  # noqa: ANN401 -- whatever a column holds
     """Returns an expression of a column's value."""
-    if value is None or isinstance(value, Variant):
-        return literal_of(value)
-    if column.type in _TIMES:
+    if isinstance(value, Variant):
+        # The rows of one INSERT would agree on one base type otherwise.
+        return f"CAST({_variant(value)} AS sql_variant)"
+    if value is not None and column.type in _TIMES:
         name = _TIMES[column.type]
         if column.type == types.DATETIMEN and column.size_bytes == 4:  # noqa: PLR2004 -- smalldatetime
             name = "smalldatetime"
@@ -58,9 +61,12 @@ _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
 
 
 def _text(value: str) -> str:
-    if _UNPLAIN.search(value):
-        return f"CAST(0x{value.encode('utf-16-le', 'surrogatepass').hex()} AS nvarchar(max))"
-    return "N'" + value.replace("'", "''") + "'"
+    return text_in_bytes(value) if _UNPLAIN.search(value) else "N'" + value.replace("'", "''") + "'"
+
+
+def text_in_bytes(value: str) -> str:
+    """Returns an expression of a text that is plain ASCII in one line, whatever the text holds."""
+    return f"CAST(0x{value.encode('utf-16-le', 'surrogatepass').hex()} AS nvarchar(max))"
 
 
 def _variant(value: Variant) -> str:

@@ -11,9 +11,10 @@ from dataguardian.engines.sqlserver.server import quoted
 MODULE_KINDS = {"V": "view", "P": "procedure", "FN": "function", "IF": "function", "TF": "function"}
 _CLR = {"PC", "FS", "FT", "TA", "AF"}
 _PART = r"(?:\[(?:[^\]]|\]\])*\]|\"(?:[^\"]|\"\")*\"|[^\s.(\[\"]+)"
+_GAP = r"(?>(?:\s|--[^\n]*\n|/\*.*?\*/)*)"
+"""White space and comments, taken whole: many of them must not be tried in every grouping."""
 _HEADER = re.compile(
-    r"(?P<head>(?:\s|--[^\n]*\n|/\*.*?\*/)*CREATE(?:\s|--[^\n]*\n|/\*.*?\*/)+(?:OR\s+ALTER\s+)?"
-    r"(?:VIEW|PROCEDURE|PROC|FUNCTION|TRIGGER)(?:\s|--[^\n]*\n|/\*.*?\*/)+)"
+    rf"(?P<head>{_GAP}CREATE{_GAP}(?:OR\s+ALTER{_GAP})?(?:VIEW|PROCEDURE|PROC|FUNCTION|TRIGGER)\b{_GAP})"
     rf"(?P<name>{_PART}(?:\s*\.\s*{_PART})*)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -84,15 +85,19 @@ def module_sql(catalogue: Catalogue, row: Row, *, schema: str | None = "") -> li
 
 
 def _renamed(catalogue: Catalogue, definition: str, name: str) -> str:
-    """Returns the text under the object's present name: sp_rename leaves the old one in it."""
+    """Returns the text under the object's present name: sp_rename and ALTER SCHEMA leave the old one in it, and a text
+    without a schema would make the object in that of whoever restores.
+    """
     header = _HEADER.match(definition)
     if header is None:
         return definition
     written = [_unquoted(part) for part in re.findall(_PART, header["name"])]
     wanted = [_unquoted(part) for part in re.findall(_PART, name)]
-    if written[-1].casefold() == wanted[-1].casefold():
+    if wanted in (written, ["dbo", *written]):
         return definition
-    catalogue.warnings.append(f"{name} was renamed; its text says {header['name']}, and was put right")
+    said = [part.casefold() for part in wanted[-len(written) :]]
+    if said != [part.casefold() for part in written]:
+        catalogue.warnings.append(f"{name} was renamed; its text says {header['name']}, and was put right")
     return f"{header['head']}{name}{definition[header.end() :]}"
 
 

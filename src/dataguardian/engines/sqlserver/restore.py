@@ -162,7 +162,7 @@ class Restoration:
             raise refusal
         level = (metadata.get("options") or {}).get("compatibility_level")
         if isinstance(level, int):
-            attempt(session, f"ALTER DATABASE {quoted(built.name)} SET COMPATIBILITY_LEVEL = {level}")
+            self._set(session, built, f"COMPATIBILITY_LEVEL = {level}")
         attempt(session, f"ALTER DATABASE {quoted(built.name)} SET RECOVERY SIMPLE")
 
     def _swap(self, built: _Built) -> None:
@@ -190,8 +190,12 @@ class Restoration:
         if built.options.get("is_read_committed_snapshot_on"):
             settings.append("READ_COMMITTED_SNAPSHOT ON WITH ROLLBACK IMMEDIATE")
         for setting in settings:
-            if (refusal := attempt(session, f"ALTER DATABASE {quoted(built.name)} SET {setting}")) is not None:
-                self.warnings.append(f"the database's setting {setting} could not be given back: {refusal.text}")
+            self._set(session, built, setting)
+
+    def _set(self, session: Session, built: _Built, setting: str) -> None:
+        if (refusal := attempt(session, f"ALTER DATABASE {quoted(built.name)} SET {setting}")) is not None:
+            warning = f"the database's setting {setting} could not be given back: {refusal.text}"
+            self.warnings += [warning] * (warning not in self.warnings)
 
     def _drop(self, session: Session, name: str) -> None:
         attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")

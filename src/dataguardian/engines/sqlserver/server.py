@@ -29,7 +29,7 @@ CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 6 * 3600.0
 """How long a statement may think before its first answer: an index over a big table takes hours."""
 MASTER = "master"
-_SETTINGS = (
+SETTINGS = (
     "SET ANSI_NULLS ON", "SET QUOTED_IDENTIFIER ON", "SET ANSI_PADDING ON", "SET ANSI_WARNINGS ON", "SET ARITHABORT ON",
     "SET CONCAT_NULL_YIELDS_NULL ON", "SET NUMERIC_ROUNDABORT OFF", "SET XACT_ABORT ON", "SET NOCOUNT OFF",
     "SET LANGUAGE us_english", "SET LOCK_TIMEOUT -1", "SET TEXTSIZE 2147483647", "SET ROWCOUNT 0",
@@ -163,9 +163,9 @@ def _connected(endpoint: Endpoint, seconds: float) -> socket.socket:
 def _settle(session: Session) -> None:
     """Makes the session's settings those that the definitions and rows were made for, as far as the server has them."""
     try:
-        session.run("; ".join(_SETTINGS))
+        session.run("; ".join(SETTINGS))
     except ServerError:
-        for setting in _SETTINGS:
+        for setting in SETTINGS:
             attempt(session, setting)
 
 

@@ -11,12 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dataguardian.engines.sqlserver.catalogue import SYSTEM_SCHEMAS, Catalogue, Row
+from dataguardian.engines.sqlserver.catalogue import BUILT_IN_SCHEMAS, Catalogue, Row
 from dataguardian.engines.sqlserver.columns import base_type_text, column_text
-from dataguardian.engines.sqlserver.keys import key_steps, plain_indexes, view_indexes
+from dataguardian.engines.sqlserver.keys import (
+    CLUSTERED,
+    HASH,
+    NONCLUSTERED,
+    index_columns,
+    key_steps,
+    plain_indexes,
+    view_indexes,
+)
 from dataguardian.engines.sqlserver.modules import MODULE_KINDS, module_order, module_sql
 from dataguardian.engines.sqlserver.properties import property_steps
 from dataguardian.engines.sqlserver.server import quoted, text
+
+_INLINE = (CLUSTERED, NONCLUSTERED, HASH)
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,11 @@ def steps_after(catalogue: Catalogue) -> list[Step]:
         *_made(catalogue, "default", _defaults(catalogue)),
         *_made(catalogue, "check", _checks(catalogue)),
         *_made(catalogue, "foreign key", _foreign_keys(catalogue)),
-        *_as_far_as_told(catalogue, "triggers", _triggers(catalogue)),
+        *_as_far_as_told(catalogue, "triggers", _triggers(catalogue, of_database=False)),
         *_made(catalogue, "temporal table", _temporal(catalogue)),
         *_made(catalogue, "description", property_steps(catalogue)),
+        # These fire at statements like those before them.
+        *_as_far_as_told(catalogue, "triggers", _triggers(catalogue, of_database=True)),
     ]
 
 
@@ -80,7 +92,7 @@ def _as_far_as_told(catalogue: Catalogue, what: str, steps: Iterator[Step]) -> I
 
 def _schemas(catalogue: Catalogue) -> Iterator[Step]:
     for row in sorted(catalogue["schemas"], key=lambda row: str(row["name"])):
-        fixed = row["schema_id"] >= 16384 or row["name"].casefold() in SYSTEM_SCHEMAS | {"dbo"}  # noqa: PLR2004 -- roles'
+        fixed = row["schema_id"] >= 16384 or row["name"].casefold() in BUILT_IN_SCHEMAS  # noqa: PLR2004 -- roles'
         if not fixed:
             yield Step("schema", row["name"], (f"CREATE SCHEMA {quoted(row['name'])}",))
 
@@ -152,13 +164,16 @@ def _listed(lines: list[str]) -> str:
 
 
 def _lines(catalogue: Catalogue, object_id: int) -> list[str]:
-    identities = {row["column_id"]: row for row in catalogue["identity_columns"] if row["object_id"] == object_id}
-    computed = {row["column_id"]: row for row in catalogue["computed_columns"] if row["object_id"] == object_id}
+    identities = {row["column_id"]: row for row in catalogue.grouped("identity_columns", "object_id")[object_id]}
+    computed = {row["column_id"]: row for row in catalogue.grouped("computed_columns", "object_id")[object_id]}
     return [
         column_text(catalogue, column, identities.get(column["column_id"]), computed.get(column["column_id"]))
-        for column in catalogue.columns[object_id]
-        if catalogue.base_type(column) != "clr"
+        for column in _carried(catalogue, object_id)
     ]
+
+
+def _carried(catalogue: Catalogue, object_id: int) -> list[Row]:
+    return [column for column in catalogue.columns[object_id] if catalogue.is_carried(column)]
 
 
 def _table_types(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
@@ -171,33 +186,28 @@ def _table_types(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
         }
         lines = [
             line + defaults.get(column["column_id"], "")
-            for line, column in zip(_lines(catalogue, object_id), catalogue.columns[object_id], strict=True)
+            for line, column in zip(_lines(catalogue, object_id), _carried(catalogue, object_id), strict=True)
         ]
         lines += [
             f"CHECK {found['definition']}"
             for found in catalogue["check_constraints"]
             if found["parent_object_id"] == object_id
         ]
-        lines += [_inline_key(catalogue, key) for key in catalogue["indexes"] if _is_key_of(key, object_id)]
+        indexes = [row for row in catalogue.grouped("indexes", "object_id")[object_id] if row["type"] in _INLINE]
+        lines += [_inline(catalogue, index) for index in indexes]
         yield catalogue.name(row), [f"CREATE TYPE {catalogue.name(row)} AS TABLE (\n  {_listed(lines)}\n)"]
 
 
-def _is_key_of(index: Row, object_id: int) -> bool:
-    return index["object_id"] == object_id and bool(index.get("is_primary_key") or index.get("is_unique_constraint"))
-
-
-def _inline_key(catalogue: Catalogue, key: Row) -> str:
-    found = [row for row in catalogue["index_columns"] if _same_index(row, key) and not row.get("is_included_column")]
-    names = [
-        quoted(catalogue.column_name(row["object_id"], row["column_id"]))
-        for row in sorted(found, key=lambda row: int(row["key_ordinal"]))
-    ]
-    kind = "PRIMARY KEY" if key.get("is_primary_key") else "UNIQUE"
-    return f"{kind} {'CLUSTERED' if key['type'] == 1 else 'NONCLUSTERED'} ({', '.join(names)})"
-
-
-def _same_index(row: Row, index: Row) -> bool:
-    return bool(row["object_id"] == index["object_id"] and row["index_id"] == index["index_id"])
+def _inline(catalogue: Catalogue, index: Row) -> str:
+    """Returns a key or an index of a table type, which has no statements of its own."""
+    keys, included = index_columns(catalogue, index)
+    unique = "UNIQUE " if index.get("is_unique") else ""
+    kind = f"INDEX {quoted(str(index['name']))} {unique}".rstrip()
+    if index.get("is_primary_key") or index.get("is_unique_constraint"):
+        kind = "PRIMARY KEY" if index.get("is_primary_key") else "UNIQUE"
+    extra = f" INCLUDE ({included})" if included else ""
+    condition = f" WHERE {index['filter_definition']}" if index.get("filter_definition") else ""
+    return f"{kind} {'CLUSTERED' if index['type'] == CLUSTERED else 'NONCLUSTERED'} ({keys}){extra}{condition}"
 
 
 def _tables_by_id(catalogue: Catalogue) -> dict[Any, Row]:
@@ -207,7 +217,8 @@ def _tables_by_id(catalogue: Catalogue) -> dict[Any, Row]:
 def _defaults(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
     tables = _tables_by_id(catalogue)
     for row in catalogue["default_constraints"]:
-        if (table := tables.get(row["parent_object_id"])) is not None:
+        table = tables.get(row["parent_object_id"])
+        if table is not None and (table["object_id"], row["parent_column_id"]) not in catalogue.uncarried:
             column = catalogue.column_name(table["object_id"], row["parent_column_id"])
             what = f"{quoted(row['name'])} DEFAULT {row['definition']} FOR {quoted(column)}"
             yield row["name"], [f"ALTER TABLE {catalogue.name(table)} ADD CONSTRAINT {what}"]
@@ -216,9 +227,18 @@ def _defaults(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
 def _checks(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
     tables = _tables_by_id(catalogue)
     for row in catalogue["check_constraints"]:
-        if (table := tables.get(row["parent_object_id"])) is not None:
+        if (table := tables.get(row["parent_object_id"])) is None:
+            continue
+        if _needs_uncarried(catalogue, row["object_id"]):
+            catalogue.warnings.append(f"check {quoted(row['name'])} has a column that is not in this backup, nor is it")
+        else:
             what = f"CHECK {'NOT FOR REPLICATION ' if row.get('is_not_for_replication') else ''}{row['definition']}"
             yield row["name"], _constraint(catalogue.name(table), row, what)
+
+
+def _needs_uncarried(catalogue: Catalogue, object_id: int) -> bool:
+    calls = catalogue.grouped("sql_expression_dependencies", "referencing_id")[object_id]
+    return any((call.get("referenced_id"), call.get("referenced_minor_id")) in catalogue.uncarried for call in calls)
 
 
 def _constraint(table: str, row: Row, what: str) -> list[str]:
@@ -240,6 +260,11 @@ def _foreign_keys(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
             catalogue.warnings.append(f"foreign key {quoted(row['name'])}: its table is not in this backup, nor is it")
             continue
         pairs = sorted(parts[row["object_id"]], key=lambda pair: int(pair["constraint_column_id"]))
+        if any((table["object_id"], pair["parent_column_id"]) in catalogue.uncarried for pair in pairs):
+            catalogue.warnings.append(
+                f"foreign key {quoted(row['name'])} has a column that is not in this backup, nor is it"
+            )
+            continue
         own = [quoted(catalogue.column_name(table["object_id"], pair["parent_column_id"])) for pair in pairs]
         far = [quoted(catalogue.column_name(other["object_id"], pair["referenced_column_id"])) for pair in pairs]
         what = f"FOREIGN KEY ({', '.join(own)}) REFERENCES {catalogue.name(other)} ({', '.join(far)})"
@@ -273,13 +298,13 @@ def _modules(catalogue: Catalogue, needed: set[Any], *, only: bool) -> Iterator[
                 yield Step(MODULE_KINDS[row["type"].strip()], catalogue.name(row), tuple(definition))
 
 
-def _triggers(catalogue: Catalogue) -> Iterator[Step]:
+def _triggers(catalogue: Catalogue, *, of_database: bool) -> Iterator[Step]:
     events = catalogue.grouped("trigger_events", "object_id")
     for row in catalogue["triggers"]:
-        if row.get("is_ms_shipped"):
+        on_database = row.get("parent_class") == 0
+        if row.get("is_ms_shipped") or on_database != of_database:
             continue
         parent = catalogue.objects.get(row["parent_id"])
-        on_database = row.get("parent_class") == 0
         if parent is None and not on_database:
             continue
         schema = "dbo" if on_database or parent is None else catalogue.schema(parent)
@@ -319,7 +344,14 @@ def _temporal(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
         ]
         history = tables.get(table.get("history_table_id"))
         if history is not None:
-            batches.append(
-                f"ALTER TABLE {name} SET (SYSTEM_VERSIONING = ON (HISTORY_TABLE = {catalogue.name(history)}))"
-            )
+            words = f"HISTORY_TABLE = {catalogue.name(history)}{_retention(table)}"
+            batches.append(f"ALTER TABLE {name} SET (SYSTEM_VERSIONING = ON ({words}))")
         yield name, batches
+
+
+def _retention(table: Row) -> str:
+    """Returns how long a table's history is kept, where that is not for ever (SQL Server 2017)."""
+    count, unit = table.get("history_retention_period"), str(table.get("history_retention_period_unit_desc") or "")
+    if not count or int(count) < 0 or unit not in ("DAY", "WEEK", "MONTH", "YEAR"):
+        return ""
+    return f", HISTORY_RETENTION_PERIOD = {int(count)} {unit}"

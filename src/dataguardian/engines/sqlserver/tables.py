@@ -66,6 +66,9 @@ def select_of(catalogue: Catalogue, table: Row) -> tuple[list[Travel], str]:
     stored = [column for column in catalogue.columns[table["object_id"]] if is_stored(catalogue, column)]
     travels = [travel(catalogue, column) for column in stored]
     if not travels:
+        catalogue.warnings.append(
+            f"{catalogue.name(table)} has no column with values of its own: its rows are not in this backup"
+        )
         return [], ""
     names = ", ".join(found.select for found in travels)
     return travels, f"SELECT {names} FROM {catalogue.name(table)}"  # noqa: S608 -- quoted names

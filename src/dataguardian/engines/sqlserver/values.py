@@ -5,6 +5,7 @@ Times keep their seven digits as ISO text; datetime and smalldatetime too. Texts
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,7 +140,18 @@ def _unicode(payload: bytes, _: Column) -> str:
 
 
 def _characters(payload: bytes, column: Column) -> str:
-    return payload.decode(encoding_of(column.collation), "backslashreplace")
+    return payload.decode(encoding_of(column.collation), _AS_CONTROLS)
+
+
+def _as_controls(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that a code page leaves open are control characters of the same number to Windows, both ways."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+_AS_CONTROLS = "dataguardian.controls"
+codecs.register_error(_AS_CONTROLS, _as_controls)
 
 
 def _xml(payload: bytes, _: Column) -> str:

@@ -17,7 +17,8 @@ HEADER = struct.Struct(">BBHHBB")
 BATCH, REPLY, BULK, LOGIN, PRELOGIN = 0x01, 0x04, 0x07, 0x10, 0x12
 END_OF_MESSAGE = 0x01
 FIRST_PACKET_BYTES = 4096
-WANTED_PACKET_BYTES = 16384
+WANTED_PACKET_BYTES = 16000
+"""A packet must fit into one record of TLS, of 16 KiB: SQL Server ends a connection whose packets do not."""
 VERSION_7_4 = 0x74000004
 MAX_LOGIN_CHARACTERS = 128
 
@@ -25,8 +26,12 @@ ENCRYPT_OFF, ENCRYPT_ON, ENCRYPT_NOT_SUPPORTED, ENCRYPT_REQUIRED = range(4)
 _NO_MORE_OPTIONS = 0xFF
 _RECEIVE_BYTES = 256 * 1024
 _FIXED_LOGIN_BYTES = 94
-# Errors in the database's name end the login; the session says what it speaks; unknown collations are fine.
-_OPTIONS_1, _OPTIONS_2, _OPTIONS_3 = 0xE0, 0x03, 0x08
+# Errors in the database's name end the login; the session says what it speaks; unknown collations are fine, features
+# follow.
+_OPTIONS_1, _OPTIONS_2, _OPTIONS_3 = 0xE0, 0x03, 0x18
+# Without the first, texts with a UTF-8 collation come converted, and cannot go back as the bytes that they are.
+_FEATURES = struct.pack("<BIB", 0x0A, 0, 0xFF)
+_PASSWORD, _SERVER = 2, 4
 _LCID_US_ENGLISH = 0x409
 
 
@@ -193,23 +198,23 @@ class Credentials:
 
 def login_message(who: Credentials) -> bytes:
     """Returns LOGIN7. The password in it is only mangled, as the protocol wants it: TLS is what protects it."""
-    texts = [
-        "dataguardian", who.username, who.password, who.application, who.server_name, "", "dataguardian", "",
-        who.database,
-    ]  # fmt: skip
-    if any(len(_utf16(text)) > 2 * MAX_LOGIN_CHARACTERS for text in texts):
+    program = "dataguardian"
+    given = (program, who.username, who.password, who.application, who.server_name, program, "", who.database)
+    texts = [_utf16(text) for text in given]
+    if any(len(text) > 2 * MAX_LOGIN_CHARACTERS for text in texts):
         raise ProtocolError("a user, password or database name is longer than the 128 characters that SQL Server takes")
-    table, data = b"", b""
+    end = _FIXED_LOGIN_BYTES + 4 + sum(map(len, texts))
+    table, data = b"", struct.pack("<I", end)  # the place of the features
     for number, text in enumerate(texts):
-        encoded = _utf16(text)
-        table += struct.pack("<HH", _FIXED_LOGIN_BYTES + len(data), len(encoded) // 2)
-        data += _mangled(encoded) if number == 2 else encoded  # noqa: PLR2004 -- the password's place
-    end = _FIXED_LOGIN_BYTES + len(data)
+        table += struct.pack("<HH", _FIXED_LOGIN_BYTES + len(data), len(text) // 2)
+        data += _mangled(text) if number == _PASSWORD else text
+        table += struct.pack("<HH", _FIXED_LOGIN_BYTES, 4) * (number == _SERVER)
+    data += _FEATURES
     table += bytes(6)  # the client's address
     table += struct.pack("<HH", end, 0) * 3 + bytes(4)  # no SSPI, no file to attach, no new password
     head = struct.pack("<IIIII", VERSION_7_4, WANTED_PACKET_BYTES, 7, os.getpid() & 0x7FFFFFFF, 0)
     head += bytes([_OPTIONS_1, _OPTIONS_2, 0, _OPTIONS_3]) + struct.pack("<iI", 0, _LCID_US_ENGLISH)
-    return struct.pack("<I", end) + head + table + data
+    return struct.pack("<I", _FIXED_LOGIN_BYTES + len(data)) + head + table + data
 
 
 def _utf16(text: str) -> bytes:
