@@ -42,6 +42,15 @@ def make_tree(folder: Path) -> str:
     return f"files://{folder}"
 
 
+def guarded(program: Program, key: Path, guard: str) -> tuple[list[str], list[str]]:
+    """Makes a key or a passphrase; returns the options that encrypt for it, and those that decrypt with it."""
+    if guard == "recipient":
+        recipient = program.run("key", "generate", str(key), "--json").json["recipient"]
+        return ["--recipient", recipient], ["--identity-file", str(key)]
+    key.write_text("correct horse battery\n")
+    return ["--passphrase-file", str(key)], ["--passphrase-file", str(key)]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part_size", ["16MiB", "32MiB"])
 def test_memory_is_bounded(program: Program, tmp_path: Path, part_size: str) -> None:
@@ -59,13 +68,7 @@ def test_memory_is_bounded(program: Program, tmp_path: Path, part_size: str) -> 
 def test_memory_is_bounded_when_encrypted(program: Program, tmp_path: Path, guard: str) -> None:
     """The same with parts that are sealed, and with a passphrase that is stretched beforehand."""
     source = make_tree(tmp_path / "tree")
-    key = tmp_path / "key"
-    if guard == "recipient":
-        encrypt = ["--recipient", program.run("key", "generate", str(key), "--json").json["recipient"]]
-        decrypt = ["--identity-file", str(key)]
-    else:
-        key.write_text("correct horse battery\n")
-        encrypt = decrypt = ["--passphrase-file", str(key)]
+    encrypt, decrypt = guarded(program, tmp_path / "key", guard)
     backing_up, outcome = peak(program, "backup", source, program.storage, "--json", *encrypt)
     backup = outcome.json["backup"]
     verifying, _ = peak(program, "verify", "--deep", backup, *decrypt)
