@@ -11,6 +11,7 @@ import httpx
 
 from dataguardian.core.work import Kind
 from dataguardian.db.repositories.lists import Filters
+from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.access import Role
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from tests.api.access_stage import bearer, client, token, user
@@ -193,6 +194,24 @@ def test_operators_restore_into_what_is_not_production_and_nothing_else(tmp_path
         async with client(desk, Authorization=f"Bearer {await token(desk, Role.VIEWER)}") as http:
             is_error(await http.post(path, json=body), 403)
         assert (await desk.post(path, {"confirm": "shop", "drop_existing": True})).status_code == 202
+
+    play(tmp_path, story)
+
+
+def test_the_catalogues_own_backup_is_not_for_operators(tmp_path: Path) -> None:
+    """It holds what only administrators may see, so that nobody else has it copied to where they can read it."""
+
+    async def story(desk: Desk) -> None:
+        job = await desk.job("shop")
+        backup = await desk.backup(job)
+        trial = await desk.datasource("trial", production=False)
+        async with desk.here.context.db.write() as session:
+            own = {"datasource_id": str(backup.datasource_id)}
+            await SettingRepository(session).put("selfguard", own, "", desk.here.context.clock.now())
+        path, body = f"/api/executions/{backup.id}/restore", {"confirm": "trial", "target_datasource_id": trial["id"]}
+        async with client(desk, Authorization=f"Bearer {await token(desk, Role.OPERATOR)}") as http:
+            is_error(await http.post(path, json=body), 403, "forbidden")
+        assert (await desk.post(path, body)).status_code == 202
 
     play(tmp_path, story)
 

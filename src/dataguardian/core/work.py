@@ -34,6 +34,7 @@ from dataguardian.core.executions import (
     Failed,
     expired_before,
 )
+from dataguardian.core.selfguard import SETTING as SELFGUARD
 from dataguardian.db.models import (
     IS_ACTIVE,
     BackupExecution,
@@ -45,6 +46,7 @@ from dataguardian.db.models import (
 )
 from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
+from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.db.repositories.restores import (
     LeaseRepository,
     RepairRepository,
@@ -143,6 +145,7 @@ class Work:
             target = await DatasourceRepository(session).locked(target_id)
             await _check_target(session, execution, target, confirm)
             _check_production(target)
+            await _check_own(session, execution)
             _check_streams(execution, streams)
             row = Restore(
                 **_new(execution, now),
@@ -528,6 +531,21 @@ def _check_production(target: Datasource) -> None:
         raise ForbiddenError(
             f"{target.name} is production: only administrators restore into it",
             hint="ask an administrator, or restore into a datasource that is not production",
+            permission=Permission.RESTORE_PRODUCTION.value,
+        )
+
+
+async def _check_own(session: AsyncSession, execution: BackupExecution) -> None:
+    """Raises ForbiddenError for the catalogue's own backup: it holds the audit log, hashes of passwords and everything
+    else that is for administrators, and a copy of it shows that to whoever can read the copy.
+    """
+    if current_actor().may(Permission.RESTORE_PRODUCTION):
+        return
+    own = await SettingRepository(session).value(SELFGUARD) or {}
+    if own.get("datasource_id") == str(execution.datasource_id):
+        raise ForbiddenError(
+            "this is a backup of DataGuardian's own catalogue: only administrators restore it, wherever to",
+            hint="ask an administrator",
             permission=Permission.RESTORE_PRODUCTION.value,
         )
 
