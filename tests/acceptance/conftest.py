@@ -12,6 +12,13 @@ import pytest
 
 from tests.cli.program import Program
 from tests.conftest import missing
+from tests.storage.peers import end_shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _peers_end_with_the_session() -> Iterator[None]:
+    yield
+    end_shared()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +60,24 @@ class Protection:
         return bytes(encrypt(data, parse_recipients(self.recipients)))
 
 
-async def take(services: Services, protection: Protection, output: Path | None) -> tuple[Kit, str]:
+async def take(
+    services: Services, protection: Protection, output: Path | None, *, replace: bool = False
+) -> tuple[Kit, str]:
     """Makes a kit, writes it into a new file (or returns its text for the caller to print), and takes note of it.
 
-    Raises UsageError when the file exists or cannot be written; then nothing is noted.
+    Raises UsageError when the file exists, unless `replace`, or cannot be written; then nothing is noted.
     """
     kit = await services.recovery.gather()
     text = render(kit)
     if output is None:
         await services.recovery.note(kit, protection.word)
         return kit, text
-    write_new(output, protection.applied(text))
+    data = protection.applied(text)
+    if replace:
+        write_over(output, data)
+        await services.recovery.note(kit, protection.word)
+        return kit, text
+    write_new(output, data)
     try:
         await services.recovery.note(kit, protection.word)
     except BaseException:
@@ -78,13 +86,29 @@ async def take(services: Services, protection: Protection, output: Path | None) 
     return kit, text
 
 
+def write_over(path: Path, data: bytes) -> None:
+    """Writes a file of mode 0600 in place of one that stays whole until the new one is. Raises UsageError."""
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is no file", hint="give another name")
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_new(fresh, data)
+    try:
+        fresh.replace(path)
+        sync_folder(path.absolute().parent)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Writes a file of mode 0600 that was not there, durable when this returns. Raises UsageError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError as error:
-        raise UsageError(f"{path} exists already, and is left as it is", hint="give another name") from error
+        raise UsageError(
+            f"{path} exists already, and is left as it is", hint="give another name, or --replace"
+        ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     try:

@@ -40,6 +40,9 @@ def recovery_kit(
         list[str] | None,
         typer.Option(metavar="KEY", help="Encrypt it for this public key (age1…, ssh-…). May be repeated."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The file may exist: it is replaced once the new one is whole.")
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Do not encrypt it: for paper.")] = False,
     print_: Annotated[
         bool, typer.Option("--print", help="Write it to standard output, for a printer. Needs --plain.")
@@ -53,10 +56,12 @@ def recovery_kit(
     from dataguardian.bootstrap import kitfile
 
     _check(output_file, plain=plain, printed=print_, json=json, encrypted=bool(passphrase_file or recipient))
+    if output_file is not None and not replace and output_file.exists():  # before somebody types a passphrase twice
+        raise UsageError(f"{output_file} exists already, and is left as it is", hint="give another name, or --replace")
     protection = _protection(passphrase_file, recipient, plain=plain)
 
     async def work(services: Services) -> tuple[Kit, str]:
-        return await kitfile.take(services, protection, output_file)
+        return await kitfile.take(services, protection, output_file, replace=replace)
 
     kit, text = at_home(work)
     for gap in kit.gaps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _ASCII = 128
 
@@ -15,13 +15,18 @@ class ByHand:
 
     `fetch` and `names` are bodies of functions: the first copies the directory `$1` of the storage to `./$1`, the
     second lists the names in it. `files` maps names to texts, secrets mostly, which lie in files of their own: in the
-    lines, `in_file(name)` stands for the path. `lacking` says, a sentence each, what is needed and is not known here.
+    lines, `in_file(name)` stands for the path. `paths` says where those of them lie that the configuration only names:
+    DataGuardian needs them there again. `asked` are those that an old program may ask people for. `notes` are sentences
+    for whoever follows this; `lacking` says, a sentence each, what is needed and is not known here.
     """
 
     program: str
     fetch: Sequence[str]
     names: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    asked: Sequence[str] = ()
+    notes: Sequence[str] = ()
     lacking: Sequence[str] = ()
 
 
@@ -51,6 +56,8 @@ def with_rclone(
     secrets: Mapping[str, str | None],
     flags: Sequence[str] = (),
     files: Mapping[str, str] | None = None,
+    paths: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
     lacking: Sequence[str] = (),
 ) -> ByHand:
     """Returns commands for `rclone` (1.60 or newer), told everything by variables, so that no secret is an argument.
@@ -62,7 +69,8 @@ def with_rclone(
     lines = ["export RCLONE_CONFIG=/notfound"]
     lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={quoted(text)}" for name, text in plain.items()]
     lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={content_of(name)}" for name in texts]
-    return rclone_commands(f"kit:{root}", lines, files={**texts, **(files or {})}, flags=flags, lacking=lacking)
+    found = rclone_commands(f"kit:{root}", lines, files={**texts, **(files or {})}, flags=flags)
+    return replace(found, paths=paths or {}, notes=notes, lacking=lacking)
 
 
 def rclone_commands(
@@ -71,7 +79,6 @@ def rclone_commands(
     *,
     files: Mapping[str, str],
     flags: Sequence[str] = (),
-    lacking: Sequence[str] = (),
 ) -> ByHand:
     """Returns commands for the folder `remote` of an rclone that `prepare` has told where it is."""
     folder = remote if remote.endswith((":", "/")) else f"{remote}/"
@@ -81,5 +88,4 @@ def rclone_commands(
         fetch=[*prepare, f'rclone copy{words} {quoted(folder)}"$1" "./$1"'],
         names=[*prepare, f'rclone lsf{words} {quoted(folder)}"$1"'],
         files=files,
-        lacking=lacking,
     )

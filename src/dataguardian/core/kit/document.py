@@ -64,6 +64,15 @@ class KitJob:
 
 
 @dataclass(frozen=True)
+class KitCatalogue:
+    """A catalogue that is no file of the home. `address` has no password, `url` is what DATABASE_URL was."""
+
+    address: str
+    url: Piece
+    password: Piece | None
+
+
+@dataclass(frozen=True)
 class Covered:
     """What a kit was taken of, by id; the values are fingerprints that tell nothing without the key that sealed."""
 
@@ -83,9 +92,13 @@ class Kit:
     version: str
     home: str
     timezone: str
-    catalogue: str
-    """The catalogue's address, without its password; empty when it lies in the home."""
+    catalogue: KitCatalogue | None
+    """None when it lies in the home."""
     environment: Mapping[str, str]
+    key_source: str
+    """Where the secret key came from: a variable, or a file."""
+    pins: Piece | None
+    """The home's `known_hosts`."""
     secret_keys: Sequence[Piece]
     pieces: Sequence[Piece]
     storages: Sequence[KitStorage]

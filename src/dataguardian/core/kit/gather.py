@@ -18,7 +18,8 @@ from dataguardian.core.acting import current_actor
 from dataguardian.core.catalog import load_manifest
 from dataguardian.core.context import Context
 from dataguardian.core.decryption import SETTING as DECRYPTION
-from dataguardian.core.kit.document import Kit, KitBackup, KitJob, KitStorage
+from dataguardian.core.keyring import KEY_FILE
+from dataguardian.core.kit.document import Kit, KitBackup, KitCatalogue, KitJob, KitStorage
 from dataguardian.core.kit.fingerprints import Fingerprints
 from dataguardian.core.kit.pieces import Piece
 from dataguardian.core.safekeeping import document_of, model_of, opened, opened_config, owner_of, setting_owner, shown
@@ -41,7 +42,7 @@ KNOWN_HOSTS = "known_hosts"
 """In the home: the keys of SSH servers."""
 AT_ONCE = 4
 """Manifests that are read at once."""
-_SHOWN_ENVIRONMENT = ("host", "port", "secret_key_file")
+_SHOWN_ENVIRONMENT = ("host", "port")
 
 
 @dataclass
@@ -110,6 +111,9 @@ class Gathering:
         ]
         self._add_identities()
         known_hosts = await asyncio.to_thread(_text_of, self._context.settings.home / KNOWN_HOSTS)
+        pins = (
+            self._numbered.add("keys of SSH servers that DataGuardian has seen", known_hosts) if known_hosts else None
+        )
         storages = [await asyncio.to_thread(self._storage, row, known_hosts) for row in self._rows.storages]
         manifests = await self._manifests()
         jobs = [self._job(row, manifests.get(row.id)) for row in self._rows.jobs]
@@ -123,6 +127,8 @@ class Gathering:
             timezone=self._context.settings.timezone,
             catalogue=self._catalogue(),
             environment=self._environment(),
+            key_source=self._key_source(),
+            pins=pins,
             secret_keys=secret_keys,
             pieces=self._numbered.pieces,
             storages=storages,
@@ -158,10 +164,10 @@ class Gathering:
             self._gaps.append(f"the storage location {row.name}: {error.message}")
         if by_hand is not None:
             for key, text in by_hand.files.items():
-                # What people are asked for, they type: it stays as it is.
-                asked = by_hand.program == "scp" and key in ("password", "passphrase")
                 words = key.replace("_", " ")
-                pieces[key] = self._numbered.add(f"{words} of the storage location {row.name}", text, verbatim=asked)
+                title = f"{words} of the storage location {row.name}"
+                # What people are asked for, they type: it stays as it is.
+                pieces[key] = self._numbered.add(title, text, verbatim=key in by_hand.asked)
             self._gaps += [f"the storage location {row.name}: {lacking}" for lacking in by_hand.lacking]
         elif address:
             self._gaps.append(f"the storage location {row.name} is of a type without commands: {row.type}")
@@ -307,9 +313,23 @@ class Gathering:
                 "machine: `dataguardian job edit dataguardian --storage NAME` sends them elsewhere"
             )
 
-    def _catalogue(self) -> str:
-        url = self._context.settings.database_url
-        return "" if url is None else engine_config(parse_url(url)).describe()
+    def _catalogue(self) -> KitCatalogue | None:
+        text = self._context.settings.database_url
+        if text is None:
+            return None
+        url = parse_url(text)
+        password = url.password.get_secret_value() if url.password else None
+        return KitCatalogue(
+            address=engine_config(url).describe(),
+            url=self._numbered.add("DATABASE_URL, the address of the catalogue with its password", text),
+            password=self._numbered.add("password of the catalogue", password, verbatim=True) if password else None,
+        )
+
+    def _key_source(self) -> str:
+        settings = self._context.settings
+        if settings.secret_key is not None:
+            return "the variable DATAGUARDIAN_SECRET_KEY"
+        return str(settings.secret_key_file or settings.home / KEY_FILE)
 
     def _environment(self) -> dict[str, str]:
         settings = self._context.settings

@@ -13,13 +13,32 @@ from dataguardian.core.kit.document import Kit, KitBackup, KitJob, KitStorage
 from dataguardian.core.kit.pieces import PREPARE, Piece
 from dataguardian.domain.clock import to_iso
 from dataguardian.domain.sizes import format_size
+from dataguardian.storage.byhand import quoted
 
 WIDTH = 100
 _STOCK = (
-    "bash, coreutils (sha256sum), tar, age 1.1 or newer, zstd (gzip, lz4), jq, and what the storages and the databases "
-    "need: rclone 1.60 or newer, OpenSSH, the client programs that each job names. Debian: "
-    "apt install age zstd lz4 jq rclone openssh-client postgresql-client"
+    "bash 4 or newer, coreutils (sha256sum), tar, age 1.1 or newer, zstd (gzip, lz4), jq, the programs that read the "
+    "storages (chapter 3: rclone 1.60 or newer, OpenSSH), and the client programs of the databases, of the version "
+    "that each job names."
 )
+_INSTALLED = {
+    "Debian, Ubuntu": "apt install age zstd lz4 jq rclone openssh-client postgresql-client mariadb-client sqlite3",
+    "Fedora": "dnf install age zstd lz4 jq rclone openssh-clients postgresql mariadb sqlite",
+    "Alpine": "apk add bash coreutils tar age zstd lz4 jq rclone openssh-client postgresql-client sqlite",
+    "each by itself": "https://age-encryption.org, https://rclone.org/install; MongoDB: "
+    "https://www.mongodb.com/try/download/database-tools; SQL Server: https://aka.ms/sqlpackage",
+}
+_PROGRAMS = {
+    "sftp": "sftp (OpenSSH: apt install openssh-client)",
+    "rclone": "rclone (apt install rclone, or https://rclone.org/install)",
+    "cp": "cp (coreutils)",
+}
+_BACK = """
+back() {
+  [ -e "$2" ] || { mkdir -p "$(dirname "$2")" && cp "$KIT/$1" "$2"; }
+}
+""".strip().splitlines()
+"""Puts a file where a configuration looks for it; one that is there stays."""
 _NO_BACKUP = "It has no good backup yet: there is nothing to restore."
 
 
@@ -36,9 +55,9 @@ def _head(kit: Kit) -> Iterator[str]:
         {
             "taken": f"{to_iso(kit.taken_at)} by {kit.taken_by} on {kit.host}",
             "DataGuardian": kit.version,
-            "secret key": kit.covered.key_id,
+            "secret key": f"{kit.covered.key_id}, from {kit.key_source}",
             "home": kit.home,
-            "catalogue": kit.catalogue or "catalogue.db in the home (SQLite)",
+            "catalogue": kit.catalogue.address if kit.catalogue else "catalogue.db in the home (SQLite)",
             "time zone": kit.timezone,
             **{f"variable {name}": text for name, text in kit.environment.items()},
         }
@@ -59,7 +78,8 @@ def _head(kit: Kit) -> Iterator[str]:
 
 def _first(kit: Kit) -> Iterator[str]:  # noqa: ARG001 -- a chapter
     yield from _heading("1. FIRST, ON THE NEW MACHINE")
-    yield from _text(f"You need {_STOCK}.")
+    yield from _text(f"You need {_STOCK}")
+    yield from _fields(_INSTALLED)
     yield from _text(
         "Open a shell (bash) in an empty folder on a disk with room for the backups, and enter this. The "
         "folder will hold keys: remove it in the end."
@@ -92,7 +112,9 @@ def _storages(kit: Kit) -> Iterator[str]:
     for storage in kit.storages:
         yield ""
         yield f"{storage.name}: {storage.title}{' (the default)' if storage.is_default else ''}"
-        yield from _fields({"type": storage.type, "address": storage.address, **storage.fields})
+        program = storage.by_hand.program if storage.by_hand else "unknown"
+        told = {"type": storage.type, "address": storage.address, "read by": _PROGRAMS.get(program, program)}
+        yield from _fields({**told, **storage.fields})
         if storage.by_hand is None:
             yield from _text(
                 "No commands are known for storages of this type: copy the directories that chapter 5 names "
@@ -100,15 +122,17 @@ def _storages(kit: Kit) -> Iterator[str]:
             )
             continue
         yield from (line for gap in storage.by_hand.lacking for line in _item(f"NOT IN THIS KIT: {gap}"))
+        yield from (line for note in storage.by_hand.notes for line in _item(note))
         yield from _signs(storage)
         yield from _commands(_functions(storage))
 
 
 def _signs(storage: KitStorage) -> Iterator[str]:
-    """Says what is asked for on the way, because these programs take it from people only."""
-    asked = [piece for name, piece in storage.pieces.items() if name in ("password", "passphrase")]
-    if storage.by_hand is not None and storage.by_hand.program == "scp" and asked:
-        yield from _text(f"When it asks: {' and '.join(f'the {piece.title} is in {piece.name}' for piece in asked)}.")
+    """Says what people are asked for, by a program that is too old to take it from a file."""
+    asked = storage.by_hand.asked if storage.by_hand else ()
+    if asked:
+        words = " and ".join(f"the {name} is in {storage.pieces[name].name}" for name in asked)
+        yield from _text(f"OpenSSH older than 8.4 asks: {words}.")
 
 
 def _functions(storage: KitStorage) -> list[str]:
@@ -143,15 +167,40 @@ def _own(kit: Kit) -> Iterator[str]:
         "from its sources: pip install '.[all]'. Then:"
     )
     yield from _commands(_revival(kit, backed[0]))
+    yield from _catalogue(kit)
+    if named := _named(kit):
+        yield from _text("Files that its configuration names, as root where their folders need it:")
+        yield from _commands([*_BACK, *named])
+    yield from _text(
+        "Start it: `dataguardian up`. It finds by itself the backups that are newer than its catalogue. Then "
+        "`dataguardian job list`, and `dataguardian restore` or `dataguardian execution restore`."
+    )
+
+
+def _catalogue(kit: Kit) -> Iterator[str]:
+    if kit.catalogue is not None:
+        yield from _text(
+            f"The last line restores the catalogue into {kit.catalogue.address}, and refuses a database that is not "
+            "empty. When that database still stands, it is not needed: only DATABASE_URL is. Into another one: "
+            "write its address into both lines. Set DATABASE_URL wherever the service is started."
+        )
+        return
     yield from _text(
         f"The home was {kit.home}. Elsewhere, tell the service's own job where things are now: "
         "`dataguardian datasource edit dataguardian --config file_path=$DATAGUARDIAN_HOME/catalogue.db` and "
         "`dataguardian storage edit local --config path=$DATAGUARDIAN_HOME/backups`."
     )
-    yield from _text(
-        "Start it: `dataguardian up`. It finds by itself the backups that are newer than its catalogue. Then "
-        "`dataguardian job list`, and `dataguardian restore` or `dataguardian execution restore`."
-    )
+
+
+def _named(kit: Kit) -> list[str]:
+    """Returns commands that put the files that storages name at their paths."""
+    lines = [
+        f"back {storage.pieces[name].name} {quoted(path)}"
+        for storage in kit.storages
+        if storage.by_hand
+        for name, path in storage.by_hand.paths.items()
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _revival(kit: Kit, job: KitJob) -> list[str]:
@@ -163,14 +212,15 @@ def _revival(kit: Kit, job: KitJob) -> list[str]:
         'export DATAGUARDIAN_HOME="${DATAGUARDIAN_HOME:-$HOME/.dataguardian}"',
         'mkdir -m 700 -p "$DATAGUARDIAN_HOME"',
         f'cat {keys} > "$DATAGUARDIAN_HOME/secret.key"',
+        *([f'cp {kit.pins.path} "$DATAGUARDIAN_HOME/known_hosts"'] if kit.pins else []),
         *_fetched(job.backup),
     ]
-    target = '"sqlite://$DATAGUARDIAN_HOME/catalogue.db"'
+    target, password = '"sqlite://$DATAGUARDIAN_HOME/catalogue.db"', ""
     if kit.catalogue:
-        lines.append("export DATABASE_URL=postgresql://USER:PASSWORD@HOST:5432/NEW-DATABASE")
-        target = '"$DATABASE_URL"'
-    opened = _opening(job)
-    return [*lines, f'dataguardian restore{opened} "file://$KIT/{job.backup.directory}" {target}']
+        lines.append(f'export DATABASE_URL="$(cat {kit.catalogue.url.path})"')
+        target = quoted(kit.catalogue.address)
+        password = f" --password-file {kit.catalogue.password.path}" if kit.catalogue.password else ""
+    return [*lines, f'dataguardian restore{_opening(job)}{password} "file://$KIT/{job.backup.directory}" {target}']
 
 
 def _opening(job: KitJob) -> str:
@@ -198,6 +248,8 @@ def _jobs(kit: Kit) -> Iterator[str]:
         yield from _fields(_newest(job.backup))
         yield from _text(_how_opened(job))
         yield from _commands(_by_hand(job, job.backup))
+        yield from _text("Or, once it is fetched, with DataGuardian; TARGET is an address such as the one above:")
+        yield f'  dataguardian restore{_opening(job)} "file://$KIT/{job.backup.directory}" TARGET'
 
 
 def _newest(backup: KitBackup) -> dict[str, str]:

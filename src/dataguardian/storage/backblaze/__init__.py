@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from dataguardian.domain.errors import UsageError
+from dataguardian.domain.errors import DataGuardianError, UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.storage.base import RemoteConfig, StorageAdapter
-from dataguardian.storage.byhand import ByHand, with_rclone
-from dataguardian.storage.s3 import Prefix, Word
+from dataguardian.storage.byhand import ByHand, in_file, with_rclone
+from dataguardian.storage.s3 import Prefix, Word, ca_of
 
 if TYPE_CHECKING:
     from dataguardian.storage.backblaze.objects import BackblazeStorage
@@ -60,20 +60,32 @@ class BackblazeConfig(RemoteConfig):
         return str(Url("b2", host=self.bucket_name, path=f"/{self.prefix}".rstrip("/"), query=query))
 
     def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- not reached by SSH
+        """Where only the bucket's id is known, the service is asked for its name, which rclone wants."""
         secret = self.application_key.get_secret_value() if self.application_key else None
-        lacking = (
-            [] if self.bucket_name else [f"rclone wants the name of the bucket {self.bucket_id}: see the web page"]
-        )
+        name, lacking = (self.bucket_name, []) if self.bucket_name else self._name_of_bucket()
+        ca_text, lacking_ca = ca_of(self.ca_file)
         return with_rclone(
             "b2",
-            f"{self.bucket_name or 'NAME-OF-THE-BUCKET'}/{self.prefix}".rstrip("/"),
+            f"{name}/{self.prefix}".rstrip("/"),
             options={
                 "account": self.application_key_id or os.environ.get("B2_APPLICATION_KEY_ID"),
                 "endpoint": None if self.endpoint == _REALM else self.endpoint,
             },
             secrets={"key": secret or os.environ.get("B2_APPLICATION_KEY")},
-            lacking=lacking,
+            flags=["--ca-cert", in_file("ca")] if ca_text else (),
+            files={"ca": ca_text} if ca_text else {},
+            paths={"ca": self.ca_file} if ca_text and self.ca_file else {},
+            lacking=[*lacking, *lacking_ca],
         )
+
+    def _name_of_bucket(self) -> tuple[str, list[str]]:
+        try:
+            return _build(self).bucket[1], []
+        except DataGuardianError as error:
+            told = (
+                f"rclone wants the name of the bucket {self.bucket_id}, which could not be asked for: {error.message}"
+            )
+            return "NAME-OF-THE-BUCKET", [told]
 
 
 def _build(config: BackblazeConfig) -> BackblazeStorage:

@@ -60,6 +60,12 @@ class BackblazeStorage(Storage):
         self._upload_urls: list[tuple[str, str]] = []
         self._lock = Lock()
 
+    @property
+    def bucket(self) -> tuple[str, str]:
+        """The bucket's id and name. Raises what signing in raises."""
+        session = self._signed_in()
+        return session.bucket_id, session.bucket_name
+
     def put(self, path: str, data: Data) -> None:
         name = self._name(path)
         view = memoryview(data).cast("B")

@@ -8,9 +8,7 @@ atomic. rclone compares what arrived by size, and by hash where the remote has o
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, SecretStr, ValidationError
@@ -19,7 +17,7 @@ from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import Url
 from dataguardian.registry import ClientProgram
 from dataguardian.storage.base import RemoteConfig, Storage, StorageAdapter
-from dataguardian.storage.byhand import ByHand, content_of, in_file, rclone_commands
+from dataguardian.storage.byhand import ByHand
 
 _EXAMPLE = "rclone://remote/backups"
 _OPTIONS = ("config_file", "timeout_seconds", "bandwidth_limit_mbps")
@@ -73,30 +71,9 @@ class RcloneConfig(RemoteConfig):
         return str(Url("rclone", host=self.remote, path=f"/{self.path}" if self.path else "", query=query))
 
     def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- rclone has a file of its own
-        """Says it with rclone's whole configuration: one remote may stand on another."""
-        prefix = f"RCLONE_CONFIG_{self.remote.upper().replace('-', '_')}_"
-        files = {name.lower(): text for name, text in os.environ.items() if name.startswith(prefix)}
-        lines = [f"export {name.upper()}={content_of(name)}" for name in files]
-        config, lacking = _own_config(self.config_file)
-        if config:
-            files["config"] = config
-            lines.append(f"export RCLONE_CONFIG={in_file('config')}")
-        password = self.config_password.get_secret_value() if self.config_password else None
-        if secret := password or os.environ.get("RCLONE_CONFIG_PASS"):
-            files["config_password"] = secret
-            lines.append(f"export RCLONE_CONFIG_PASS={content_of('config_password')}")
-        lacking = [] if lines else lacking
-        return rclone_commands(f"{self.remote}:{self.path}", lines, files=files, lacking=lacking)
+        from dataguardian.storage.rclone.byhand import commands  # noqa: PLC0415 -- only the recovery kit asks
 
-
-def _own_config(config_file: str | None) -> tuple[str, list[str]]:
-    """Returns the text of rclone's configuration, and what is lacking of it."""
-    usual = Path.home() / ".config" / "rclone" / "rclone.conf"
-    path = Path(config_file or os.environ.get("RCLONE_CONFIG") or usual)
-    try:
-        return path.read_text(encoding="utf-8"), []
-    except (OSError, UnicodeDecodeError):
-        return "", [f"rclone's configuration {path} could not be read"]
+        return commands(self)
 
 
 def _build(config: Any) -> Storage:  # noqa: ANN401 -- the registry gives what `config` below names

@@ -108,7 +108,7 @@ class BucketConfig(RemoteConfig):
     ) -> ByHand:
         """Returns commands for any service of this protocol."""
         customer_key = self.sse_customer_key.get_secret_value() if self.sse_customer_key else None
-        ca_text, lacking = _ca_of(self.ca_file) if endpoint.startswith("https:") else ("", [])
+        ca_text, lacking = ca_of(self.ca_file, "AWS_CA_BUNDLE") if endpoint.startswith("https:") else ("", [])
         files, flags = ({"ca": ca_text}, ["--ca-cert", in_file("ca")]) if ca_text else ({}, [])
         if access_key is None:
             lacking.append("the keys come from the machine's own chain (profile or role): they are not in this kit")
@@ -127,6 +127,8 @@ class BucketConfig(RemoteConfig):
             secrets={**secrets, "sse_customer_key_base64": customer_key},
             flags=flags + ([] if self.verify else ["--no-check-certificate"]),
             files=files,
+            paths={"ca": self.ca_file} if ca_text and self.ca_file else {},
+            notes=["this needs rclone 1.62 or newer"] if customer_key else (),
             lacking=lacking,
         )
 
@@ -246,12 +248,12 @@ def _chain_by_hand(profile: str | None) -> tuple[str | None, dict[str, str | Non
     return found.access_key, {"secret_access_key": found.secret_key}
 
 
-def _ca_of(ca_file: str | None) -> tuple[str, list[str]]:
+def ca_of(ca_file: str | None, variable: str | None = None) -> tuple[str, list[str]]:
     """Returns the certificates that the service is checked with, and what is lacking of them.
 
     A collection of everybody's is no part of a kit: every system has one.
     """
-    path = ca_file or os.environ.get("AWS_CA_BUNDLE")
+    path = ca_file or (os.environ.get(variable) if variable else None)
     if not path:
         return "", []
     try:

@@ -1,7 +1,8 @@
-"""A folder on an SSH server, read by OpenSSH's own `scp` and `sftp`."""
+"""A folder on an SSH server, read by OpenSSH's own `sftp`: it needs no shell on the server."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,50 +12,98 @@ from dataguardian.storage.byhand import ByHand, in_file, quoted
 if TYPE_CHECKING:
     from dataguardian.storage.ssh import SshConfig
 
+_ASKED = ("password", "passphrase")
+_ANSWER = (
+    r"#!/bin/sh\n"
+    r"case $1 in\n"
+    r"*yes/no*) echo \"$1\" >/dev/tty; read -r word </dev/tty; echo \"$word\" ;;\n"
+    r"*assphrase*) cat \"$KIT_PASSPHRASE\" ;;\n"
+    r"*) cat \"$KIT_PASSWORD\" ;;\n"
+    r"esac\n"
+)
+"""What `ssh` runs instead of asking, since OpenSSH 8.4; an older one asks whoever sits there."""
+
 
 def commands(config: SshConfig, known_hosts: str) -> ByHand:
     """`known_hosts` is DataGuardian's own file, which has the server's key where the configuration does not name it."""
-    files, lacking = _sign_in(config)
-    host_key = _host_key_line(config, known_hosts)
-    words = ["-P", str(config.port)]
-    if host_key:
-        files["known_hosts"] = host_key
-        words += ["-o", f"UserKnownHostsFile={in_file('known_hosts')}", "-o", "StrictHostKeyChecking=yes"]
-    else:
-        expected = f" must be {config.host_key}" if config.host_key else " is not known here: ask its administrator"
-        lacking.append(f"the fingerprint of {config.host} that scp shows{expected}")
+    files, paths, lacking = _sign_in(config)
+    prepare, words = _pinned(config, known_hosts, files, lacking)
+    prepare += _answering(files)
+    words += ["-o NumberOfPasswordPrompts=1"]
     if "private_key" in files:
-        words += ["-i", in_file("private_key"), "-o", "IdentitiesOnly=yes"]
+        words += [f"-i {in_file('private_key')}", "-o IdentitiesOnly=yes"]
+    elif "password" in files:
+        words += ["-o PubkeyAuthentication=no"]
     place = f"{config.username}@{_bracketed(config.host)}" if config.username else _bracketed(config.host)
-    options, folder = " ".join(words), f"{config.folder.rstrip('/')}/"
+    # BatchMode must come before `-b`, which would forbid that anything is asked: of two, the first one counts.
+    sftp = f"sftp -q -P {config.port} -o BatchMode=no {' '.join(words)} -b - -- {quoted(place)}"
+    enter = quoted(f'cd "{_escaped(config.folder)}"')
     return ByHand(
-        "scp",
+        "sftp",
         fetch=[
+            *prepare,
             'mkdir -p "$(dirname "./$1")"',
-            f'scp -q -r {options} {quoted(f"{place}:{folder}")}"$1" "$(dirname "./$1")/"',
+            f'printf \'%s\\n\' {enter} "get -r \\"$1\\" \\"./$(dirname "$1")/\\"" | {sftp}',
         ],
-        names=[f'echo ls -1 {quoted(_escaped(folder))}"$1" | sftp -q {options} {quoted(place)}'],
+        names=[*prepare, f'printf \'%s\\n\' {enter} "ls -1 \\"$1\\"" | {sftp}'],
         files=files,
+        paths=paths,
+        asked=[name for name in _ASKED if name in files],
         lacking=lacking,
     )
 
 
-def _sign_in(config: SshConfig) -> tuple[dict[str, str], list[str]]:
-    """Returns the texts that signing in takes, and what is not known here."""
-    files, lacking = {}, []
+def _sign_in(config: SshConfig) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Returns the texts that signing in takes, the paths that they were read from, and what is not known here."""
+    paths, lacking = {}, []
     secrets = {"password": config.password, "private_key": config.private_key, "passphrase": config.passphrase}
     files = {name: secret.get_secret_value() for name, secret in secrets.items() if secret}
     path = config.private_key_file
     if "private_key" in files and "PRIVATE KEY" not in files["private_key"]:  # it may also be a path
         path = files.pop("private_key")
     if path is not None:
+        place = Path(path).expanduser()
         try:
-            files["private_key"] = Path(path).expanduser().read_text(encoding="utf-8")
+            files["private_key"] = place.read_text(encoding="utf-8")
+            paths["private_key"] = str(place)
         except (OSError, UnicodeDecodeError):
             lacking.append(f"the private key {path} could not be read")
     if not files and not lacking:
         lacking.append("the user's agent or own key files sign in: neither is in this kit")
-    return files, lacking
+    return files, paths, lacking
+
+
+def _pinned(
+    config: SshConfig, known_hosts: str, files: dict[str, str], lacking: list[str]
+) -> tuple[list[str], list[str]]:
+    """Returns lines that prepare the server's key, and words by which no other is taken. Adds to what it is given."""
+    strictly = "-o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null"
+    if host_key := _host_key_line(config, known_hosts):
+        files["known_hosts"] = host_key
+        # ssh splits this option at spaces, which the folder of the kit may have.
+        return [], [rf"-o UserKnownHostsFile=\"{in_file('known_hosts')}\"", strictly]
+    if config.host_key is None:
+        lacking.append(f"the fingerprint of {config.host} that sftp shows is not known here: ask its administrator")
+        return [], []
+    expected = quoted(config.host_key.strip().rstrip("="))
+    return [
+        'known="$(mktemp -p "$KIT")"',
+        f"ssh-keyscan -p {config.port} {quoted(config.host)} 2>/dev/null | while IFS= read -r line; do",
+        f'  case "$(ssh-keygen -lf - <<<"$line")" in *" "{expected}" "*) echo "$line" ;; esac',
+        'done > "$known"',
+    ], [r'-o UserKnownHostsFile=\""$known"\"', strictly]
+
+
+def _answering(files: dict[str, str]) -> Sequence[str]:
+    """Returns lines after which ssh takes passwords from their files: nothing of them is an argument of a program."""
+    asked = [name for name in _ASKED if name in files]
+    if not asked:
+        return []
+    return [
+        'export SSH_ASKPASS="$KIT/answer" SSH_ASKPASS_REQUIRE=force',
+        *(f"export KIT_{name.upper()}={in_file(name)}" for name in asked),
+        f'printf \'{_ANSWER}\' > "$SSH_ASKPASS" && chmod 700 "$SSH_ASKPASS"',
+    ]
 
 
 def _host_key_line(config: SshConfig, known_hosts: str) -> str:
@@ -73,5 +122,5 @@ def _bracketed(host: str) -> str:
 
 
 def _escaped(folder: str) -> str:
-    """Returns a path as sftp's own command line takes it."""
-    return folder.replace("\\", "\\\\").replace(" ", "\\ ")
+    """Returns a path as sftp's own command line takes it between double quotes."""
+    return folder.replace("\\", "\\\\").replace('"', '\\"')
