@@ -82,7 +82,12 @@ class LocalConfig(StorageConfig):
 
     def by_hand(self, known_hosts: str = "") -> ByHand:  # noqa: ARG002 -- a folder needs none
         folder = quoted(f"{self.path.rstrip('/')}/")
-        return ByHand("cp", [f'mkdir -p "./$1" && cp -R {folder}"$1"/. "./$1"'], [f'ls -1 {folder}"$1"'])
+        return ByHand(
+            "cp",
+            [f'mkdir -p "./$1" && cp -R {folder}"$1"/. "./$1"'],
+            [f'ls -1 {folder}"$1"'],
+            notes=["a disk that is mounted elsewhere now: write its folder into these two commands"],
+        )
 
 
 class LocalStorage(Storage):
