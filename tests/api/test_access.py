@@ -38,6 +38,28 @@ def test_a_stranger_learns_nothing_but_that_the_service_is_there(tmp_path: Path)
     play(tmp_path, story)
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", 4e9, "4000000000"])
+def test_the_end_of_a_token_is_a_moment_that_can_be_reckoned_with(tmp_path: Path, moment: object) -> None:
+    """What overflows in another time zone, or might be seconds since whenever, is refused in the caller's words."""
+
+    async def story(desk: Desk) -> None:
+        body = {"name": "ci", "role": "viewer", "expires_at": moment}
+        is_error(await desk.post("/api/tokens", body), 422, "validation")
+
+    play(tmp_path, story)
+
+
+def test_names_of_users_are_taken_in_any_case(tmp_path: Path) -> None:
+    """As they are kept: in lower case, without what stands around them."""
+
+    async def story(desk: Desk) -> None:
+        body = {"name": " Anna ", "password": PASSWORD, "role": "viewer"}
+        assert (await desk.made("/api/users", body))["name"] == "anna"
+        is_error(await desk.post("/api/users", body | {"name": "ANNA"}), 409, "conflict")
+
+    play(tmp_path, story)
+
+
 def test_forged_expired_and_revoked_tokens_open_nothing(tmp_path: Path) -> None:
     """A token counts while its row says so, and a revoked one ends with the very next request."""
 

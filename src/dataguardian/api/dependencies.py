@@ -23,7 +23,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 
 def _written_out(text: object) -> object:
     """Refuses what pydantic would take for seconds since 1970."""
-    if isinstance(text, str) and not _DATE.match(text):
+    if not isinstance(text, str) or not _DATE.match(text):
         raise ValueError("must be a time such as 2026-11-23T04:00:00Z")
     return text
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, Field, SecretStr, StringConstraints
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
+from dataguardian.api.dependencies import Moment as Given
 from dataguardian.api.schemas.common import Flag, Input, Moment, Name, Output, example, shown, unsent
-from dataguardian.core.access.names import NAME_PATTERN
+from dataguardian.core.access.names import NAME_PATTERN, name_of
 from dataguardian.core.access.passwords import LEAST_CHARACTERS, MOST_CHARACTERS
 from dataguardian.core.access.sessions import Session, SignedIn
 from dataguardian.db.accounts import ApiToken, SignIn, User
@@ -16,9 +17,16 @@ from dataguardian.domain.access import Actor, ActorKind, Permission, Role
 
 MOST_DATASOURCES = 1000
 
+
+def _as_kept(text: object) -> object:
+    """Names are looked at as they are stored: a pattern of pydantic's own would come before its `to_lower`."""
+    return name_of(text) if isinstance(text, str) else text
+
+
 UserName = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, to_lower=True, pattern=rf"^{NAME_PATTERN}$"),
+    StringConstraints(pattern=rf"^{NAME_PATTERN}$"),
+    BeforeValidator(_as_kept),
     Field(description="In lower case"),
 ]
 AnyName = Annotated[str, StringConstraints(max_length=200)]
@@ -200,7 +208,7 @@ class TokenIn(Input):
         list[Permission] | None, Field(min_length=1, max_length=10, description="Its scope; null: all of its role")
     ] = None
     datasource_ids: Limit = None
-    expires_at: Annotated[AwareDatetime | None, Field(description="null: never")] = None
+    expires_at: Annotated[Given | None, Field(description="null: never")] = None
 
 
 class TokenOut(Output):
