@@ -229,6 +229,67 @@ def test_further_storage_locations_are_names(service: Service, tmp_path: Path, n
     assert service.ok("job", "show", names["job"])["backup_options"]["storage_targets"] == []
 
 
+PASSPHRASE = "correct horse ${battery} staple"
+
+
+@pytest.mark.parametrize("way", ["variable", "file", "recipients"])
+def test_a_job_s_encryption_goes_there_and_back(
+    service: Service, tmp_path: Path, names: dict[str, str], way: str
+) -> None:
+    """Applied twice and exported, nothing differs; the passphrase is named and not told; another one is a change."""
+    key, other = (service.ok("key", "generate", str(tmp_path / name))["recipient"] for name in ("one", "two"))
+    (tmp_path / "phrase").write_text(PASSPHRASE + "\n")
+    given = {"variable": "{passphrase: '${PHRASE}'}", "file": "{passphrase: {file: phrase}}"}
+    given["recipients"] = f"{{recipients: ['{key}', '{other}']}}"
+    told = {"variable": "passphrase: ${PHRASE}", "file": "passphrase: {file: phrase}", "recipients": other}
+    file, env = written(tmp_path, names), ENV | {"PHRASE": PASSPHRASE}
+    plain = file.read_text()
+    file.write_text(_encrypted(plain, names, given[way]))
+    dry = service.run("apply", "-f", str(file), "--dry-run", env=env)
+    assert told[way] in dry.out
+    done = service.run("apply", "-f", str(file), "--yes", env=env)
+    assert done.code == 0, done
+    again = service.run("apply", "-f", str(file), env=env)
+    assert again.out == "nothing to change\n"
+    exported = tmp_path / "exported.yaml"
+    service.told("export", "--out", str(exported))
+    options = yaml.safe_load(exported.read_text())["backup_jobs"][names["job"]]["backup_options"]
+    variable = names["job"].upper().replace(" ", "_") + "_ENCRYPTION_PASSPHRASE"
+    is_phrase = way != "recipients"
+    assert options["encryption"] == ({"passphrase": f"${{{variable}}}"} if is_phrase else {"recipients": [key, other]})
+    assert service.told("apply", "-f", str(exported)) == "nothing to change\n"
+    assert service.told("apply", "-f", str(exported), env={variable: PASSPHRASE}) == "nothing to change\n"
+    if is_phrase:
+        (tmp_path / "phrase").write_text("another horse")
+        changed = env | {"PHRASE": "another horse"}
+        (change,) = service.ok("apply", "-f", str(file), "--yes", env=changed)["changes"]
+        assert [item["field"] for item in change["differences"]] == ["backup_options.encryption.passphrase"]
+        assert service.told("apply", "-f", str(file), env=changed) == "nothing to change\n"
+    seen = f"{dry}{done}{again}{exported.read_text()}{service.log}{service.ok('job', 'show', names['job'])}"
+    assert "correct horse" not in seen
+    assert "another horse" not in service.log
+
+
+def test_a_job_s_encryption_becomes_another_or_none(service: Service, tmp_path: Path, names: dict[str, str]) -> None:
+    """From a passphrase to recipients and to nothing; a file that does not mention it leaves it alone."""
+    key = service.ok("key", "generate", str(tmp_path / "key"))["recipient"]
+    file, env = written(tmp_path, names), ENV | {"PHRASE": PASSPHRASE}
+    plain = file.read_text()
+    for given in ("{passphrase: '${PHRASE}'}", f"{{recipients: ['{key}']}}", "{passphrase: '${PHRASE}'}", "null"):
+        file.write_text(_encrypted(plain, names, given))
+        service.ok("apply", "-f", str(file), "--yes", env=env)
+        assert service.told("apply", "-f", str(file), env=env) == "nothing to change\n"
+        file.write_text(plain)
+        assert service.told("apply", "-f", str(file), env=env) == "nothing to change\n"
+    assert service.ok("job", "show", names["job"])["backup_options"]["encryption"] is None
+
+
+def _encrypted(text: str, names: dict[str, str], encryption: str) -> str:
+    line = f"    storage_location: {names['disk']}\n"
+    assert line in text
+    return text.replace(line, f"{line}    backup_options: {{encryption: {encryption}}}\n")
+
+
 def test_what_is_in_use_is_not_pruned(service: Service, tmp_path: Path) -> None:
     """A job with a backup cannot go: the error says so, and what had been done before it."""
     thing = service.prepared()

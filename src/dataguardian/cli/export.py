@@ -69,7 +69,7 @@ def _document(there: Any) -> Document:  # noqa: ANN401 -- Known, imported late
         "version": VERSION,
         DATASOURCES.name: {name: _source(row, variables) for name, row in sources.items()},
         STORAGES.name: {name: _storage(row, variables) for name, row in storages.items()},
-        JOBS.name: {name: _job(row, there) for name, row in jobs.items()},
+        JOBS.name: {name: _job(row, there, variables) for name, row in jobs.items()},
         SETTINGS: {
             key: variables.hidden(setting["value"], (key,))
             for key, setting in there.settings.items()
@@ -92,7 +92,7 @@ def _storage(row: Document, variables: _Variables) -> Document:
     return entry | ({"is_default": True} if row["is_default"] else {})
 
 
-def _job(row: Document, there: Any) -> Document:  # noqa: ANN401 -- as above
+def _job(row: Document, there: Any, variables: _Variables) -> Document:  # noqa: ANN401 -- as above
     entry: Document = {"datasource": there.name_of(row["datasource_id"])}
     if row["storage_location_id"]:
         entry["storage_location"] = there.name_of(row["storage_location_id"])
@@ -100,11 +100,17 @@ def _job(row: Document, there: Any) -> Document:  # noqa: ANN401 -- as above
     entry["schedule_timezone"] = row["schedule_timezone"]
     entry |= {} if row["enabled"] else {"enabled": False}
     entry["retention_policy"] = row["retention_policy"]
-    options = {key: value for key, value in row["backup_options"].items() if value not in (None, [])}
+    options = _given(row["backup_options"])
     if "storage_targets" in options:
         options["storage_targets"] = [there.name_of(target) for target in options["storage_targets"]]
-    entry["backup_options"] = options
-    return {key: _escaped(value) for key, value in entry.items()}
+    hidden = variables.hidden(options, (row["name"],))
+    return {**{key: _escaped(value) for key, value in entry.items()}, "backup_options": hidden}
+
+
+def _given(options: Document) -> Document:
+    """Returns the options that say something, those of an option too."""
+    there = {key: _given(value) if isinstance(value, dict) else value for key, value in options.items()}
+    return {key: value for key, value in there.items() if value not in (None, [])}
 
 
 class _Variables:
