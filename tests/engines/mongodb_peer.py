@@ -12,9 +12,11 @@ from typing import Any, Self
 
 import bson
 from bson import SON, Binary, Int64, Timestamp
+from bson.codec_options import CodecOptions, DatetimeConversion
 
 _HEADER = struct.Struct("<iiiiIB")
 _OP_MSG = 2013
+_ANY_DATE: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
 BATCH_BYTES = 16 << 20
 Command = dict[str, Any]
 Answer = Callable[[Command], Command | None]
@@ -164,17 +166,17 @@ def _cursor(name: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
 def _command_of(code: int, body: bytes) -> Command:
     """Of the OP_QUERY that greets its only document; of OP_MSG the document, and beside it what came in sequences."""
     if code != _OP_MSG:
-        return bson.decode(_document_at(body, body.index(b"\0", 4) + 9))
+        return bson.decode(_document_at(body, body.index(b"\0", 4) + 9), _ANY_DATE)
     command: Command = {}
     position = 4
     while position < len(body):
         kind, position = body[position], position + 1
         (size,) = struct.unpack_from("<i", body, position)
         if kind == 0:
-            command |= bson.decode(_document_at(body, position))
+            command |= bson.decode(_document_at(body, position), _ANY_DATE)
         else:
             name_end = body.index(b"\0", position + 4)
-            documents = bson.decode_all(body[name_end + 1 : position + size])
+            documents = bson.decode_all(body[name_end + 1 : position + size], _ANY_DATE)
             command[body[position + 4 : name_end].decode()] = documents
         position += size
     return command

@@ -26,7 +26,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.base import DumpOptions, RestoreOptions
-from dataguardian.engines.mongodb import move
+from dataguardian.engines.mongodb import move, tools
 from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig, uri_of
 from dataguardian.engines.mongodb.server import Link, Server
@@ -295,6 +295,27 @@ def test_a_dump_is_of_one_moment() -> None:
     assert stream.warnings == []
 
 
+def test_dates_beyond_the_year_9999_in_options() -> None:
+    """A validator or a partial index may know dates that Python has no name for; they come back as they were."""
+    far = {"at": {"$lt": bson.DatetimeMS(2**60)}}
+    index = {"v": 2, "key": {"at": 1}, "name": "at", "partialFilterExpression": far}
+    answers = {"listIndexes": lambda _: {"ok": 1.0, "cursor": {"id": 0, "ns": "shop.things", "firstBatch": [index]}}}
+    with MongoPeer([bson.encode({"_id": 1})], answers=answers, info={"options": {"validator": far}}) as peer:
+        (stream,) = dump(peer.url())
+    metadata = Archive(stream.data).metadata("things")
+    shown = {"at": {"$lt": {"$date": {"$numberLong": str(2**60)}}}}
+    assert metadata["options"]["validator"] == shown
+    assert metadata["indexes"][0]["partialFilterExpression"] == shown
+    answers = {
+        "listCollections": lambda _: {"ok": 1.0, "cursor": {"id": 0, "ns": "shop.x", "firstBatch": []}},
+        "insert": lambda _: {"ok": 1.0, "n": 1},
+    }
+    with MongoPeer(answers=answers) as target:
+        restore(target.url(), [stream])
+        assert target.named("create")[0]["validator"] == far
+        assert target.named("createIndexes")[0]["indexes"][0]["partialFilterExpression"] == far
+
+
 def test_the_second_collection_is_read_at_the_moment_of_the_first() -> None:
     """Two streams of one server share their moment."""
     with MongoPeer([bson.encode({"_id": 1})], answers={}) as peer:
@@ -384,7 +405,7 @@ def test_empty_timestamps_on_old_servers_are_given_back() -> None:
 FAKE = """#!{python}
 import json, os, sys
 if "--version" in sys.argv:
-    print("mongodump version: 100.9.4"); raise SystemExit
+    print("mongodump version: {version}\\ngit version: 7ea530946fa7880364d8"); raise SystemExit
 config = next(a for a in sys.argv if a.startswith("--config="))[9:]
 mode = oct(os.stat(config).st_mode & 0o777)
 json.dump({{"argv": sys.argv, "config": open(config).read(), "mode": mode, "path": config}}, open({log!r}, "w"))
@@ -399,12 +420,21 @@ raise SystemExit({code})
 def fake_mongodump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Puts a program on PATH that does what mongodump does, from outside: an archive, an exit code, a message."""
 
-    def install(data: bytes, *, code: int = 0, cut: int | None = None, secret: str = "") -> Path:
+    def install(
+        data: bytes, *, code: int = 0, cut: int | None = None, secret: str = "", version: str = "100.9.4"
+    ) -> Path:
         archive, log = tmp_path / "archive", tmp_path / "log.json"
         archive.write_bytes(data)
         program = tmp_path / "bin" / "mongodump"
         program.parent.mkdir(exist_ok=True)
-        values = {"python": sys.executable, "log": str(log), "data": str(archive), "cut": cut, "code": code}
+        values = {
+            "python": sys.executable,
+            "log": str(log),
+            "data": str(archive),
+            "cut": cut,
+            "code": code,
+            "version": version,
+        }
         program.write_text(FAKE.format(secret=secret, **values), encoding="utf-8")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
@@ -472,6 +502,21 @@ def test_what_mongodump_says_is_repeated_without_the_password(
                     stream.finish()
     assert "cannot reach" in caught.value.message
     assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("version", ["100.2.1", "r4.2.25", "3.6.3"])
+def test_a_mongodump_that_is_too_old_is_not_used(
+    mongo: MongoServer, fake_mongodump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Before 100.3 it took a password from nowhere but its command line: the driver dumps, and says no worse of it."""
+    name = mongo.name()
+    mongo.client[name]["things"].insert_one({})
+    monkeypatch.setenv("PATH", str(fake_mongodump(b"", version=version).parent / "bin"))
+    (stream,) = dump(mongo.url(name))
+    assert stream.metadata["dumped_with"] == "driver"
+    with pytest.raises(MissingToolError, match=r"mongodump is older than 100\.3"):
+        dump(mongo.url(name, query="dump_with=mongodump"))
+    assert tools.client_programs()[0].path is None
 
 
 def test_mongodump_is_missing_when_it_was_asked_for(mongo: MongoServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,19 @@ from typing import Any
 
 import bson
 import pytest
-from bson import ObjectId
+from bson import (
+    Binary,
+    Code,
+    DatetimeMS,
+    DBRef,
+    Decimal128,
+    Int64,
+    MaxKey,
+    MinKey,
+    ObjectId,
+    Regex,
+    Timestamp,
+)
 
 from dataguardian.domain.errors import DumpFailedError, IntegrityError, UsageError
 from dataguardian.engines.base import DumpOptions, DumpStream
@@ -188,25 +200,27 @@ def _found(command: Command) -> Command:
     return _cursor(command, held.get(command["find"], []))
 
 
-def _peer(info: dict[str, Any] | None = None, version: str = "7.0.14") -> MongoPeer:
-    answers: dict[str, Any] = {
+def _peer(
+    info: dict[str, Any] | None = None, version: str = "7.0.14", answers: dict[str, Any] | None = None
+) -> MongoPeer:
+    known: dict[str, Any] = {
         "find": _found,
         "getParameter": lambda _: {"ok": 1.0, "authSchemaVersion": 5},
         "aggregate": lambda command: _cursor(command, [{"n": 3}]),
         "count": lambda _: {"ok": 1.0, "n": 3},
     }
-    return MongoPeer(replica_set=False, answers=answers, info=info, version=version)
+    return MongoPeer(replica_set=False, answers=known | (answers or {}), info=info, version=version)
 
 
-def _target(version: str = "7.0.14") -> MongoPeer:
+def _target(version: str = "7.0.14", answers: dict[str, Any] | None = None) -> MongoPeer:
     """A server that has nothing, takes everything and remembers it."""
-    answers: dict[str, Any] = {
+    known: dict[str, Any] = {
         "insert": lambda command: {"ok": 1.0, "n": len(command["documents"])},
         "find": lambda command: _cursor(command, []),
         "listCollections": lambda command: _cursor(command, []),
         "getParameter": lambda _: {"ok": 1.0, "authSchemaVersion": 5},
     }
-    return MongoPeer(replica_set=False, answers=answers, version=version)
+    return MongoPeer(replica_set=False, answers=known | (answers or {}), version=version)
 
 
 def test_users_and_roles_of_a_database() -> None:
@@ -257,6 +271,79 @@ def _assert_series(target: MongoPeer, place: str) -> None:
     assert (create["create"], create["timeseries"]) == ("things", SERIES["timeseries"])
     (insert,) = [command for command in target.named("insert") if command["insert"] == place]
     assert insert["documents"] == BUCKETS
+
+
+FRENCH = {"locale": "fr", "caseLevel": False, "strength": 3, "backwards": True, "version": "57.1"}
+FILTER: dict[str, Any] = {
+    "far": DatetimeMS(2**60), "long ago": DatetimeMS(-5), "date": DatetimeMS(1_700_000_000_123),
+    "int64": Int64(5), "int32": 5, "double": 1.0, "infinite": float("-inf"), "decimal": Decimal128("1.50"),
+    "pattern": Regex("^a/b", "im"), "binary": Binary(b"\0\1", 0), "uuid": Binary(bytes(16), 4), "old": Binary(b"x", 3),
+    "code": Code("f()"), "scoped": Code("f()", {"a": 1}), "min": MinKey(), "max": MaxKey(), "time": Timestamp(1, 2),
+    "oid": ObjectId("65f000000000000000000001"), "reference": DBRef("a", 1), "null": None,
+    "operator": {"$regex": "x", "$options": "i"}, "mixed": {"$regex": Regex("x", "i")}, "type": {"$type": "int"},
+    "text": '\u2028ü🐘"\\\0<>&', "$jsonSchema": {"properties": {"a": {"minimum": Int64(3)}}},
+}  # fmt: skip
+EVERY_OPTION: dict[str, Any] = {
+    "capped": True,
+    "size": Int64(1 << 40),
+    "max": Int64(5),
+    "validator": FILTER,
+    "collation": FRENCH,
+    "changeStreamPreAndPostImages": {"enabled": True},
+    "storageEngine": {"wiredTiger": {"configString": "block_compressor=zlib"}},
+}
+SIMPLE = {"locale": "simple"}
+EVERY_INDEX: list[dict[str, Any]] = [
+    {"v": 2, "key": {"_id": 1}, "name": "_id_", "collation": FRENCH},
+    {"v": 2, "key": {"a": 1, "b": -1.0, "c": Int64(1)}, "name": "mixed", "unique": True, "sparse": True, "hidden": True}
+    | {"expireAfterSeconds": Int64(10), "collation": FRENCH},
+    {"v": 2, "key": {"_fts": "text", "_ftsx": 1}, "name": "text", "weights": {"a": 1, "b": Int64(2)}}
+    | {"default_language": "english", "language_override": "lang", "textIndexVersion": 3, "collation": SIMPLE},
+    {"v": 2, "key": {"h": "hashed"}, "name": "hashed"},
+    {"v": 2, "key": {"$**": 1}, "name": "wild", "wildcardProjection": {"a": 1, "_id": 0}},
+    {"v": 2, "key": {"g": "2d"}, "name": "flat", "bits": 26, "min": -180.0, "max": 180.5},
+    {"v": 2, "key": {"s": "2dsphere"}, "name": "round", "2dsphereIndexVersion": 3},
+    {"v": 2, "key": {"p": 1}, "name": "part", "partialFilterExpression": FILTER},
+    {"v": 2, "key": {"a.b-c d": 1}, "name": "odd name \"'$ü🐘"},
+]
+
+
+def test_every_option_of_a_collection_and_of_its_indexes() -> None:
+    """Both programs tell them alike, and whoever restores, whichever archive, asks a server for the same collection and
+    the same indexes, numbers and dates to their type.
+    """
+    lists = {"listIndexes": lambda command: _cursor(command, EVERY_INDEX)}
+    with _peer({"options": EVERY_OPTION}, answers=lists) as peer:
+        streams = [dump(peer.url(query))[0] for query in (BY_DRIVER, BY_MONGODUMP)]
+    ours, theirs = (Archive(stream.data) for stream in streams)
+    assert ours.metadata("things") == theirs.metadata("things")
+    assert ours.documents["shop", "things"] == theirs.documents["shop", "things"] != []
+    asked = []
+    for stream in streams:
+        with _target() as target:
+            run("mongorestore", target.port, *by_hand("shop"), data=stream.data)
+            asked.append(_asked(target))
+        probe = {"v": 2, "key": {"dataguardian": 1}, "name": "dataguardian", "collation": FRENCH}
+        with _target(answers={"listIndexes": lambda command: _cursor(command, [probe])}) as target:  # noqa: B023 -- at once
+            assert restore(target.url(), [stream]) == []
+            asked.append(_asked(target))
+    assert asked[0]["validator"] == bson.encode(FILTER)
+    assert asked[0]["size"] == bson.encode({"": Int64(1 << 40)})
+    assert len(asked[0]) == len(EVERY_OPTION) + len(EVERY_INDEX) - 1
+    assert all(one == asked[0] for one in asked)
+
+
+def _asked(target: MongoPeer) -> dict[str, Any]:
+    """Returns what the first collection was to have: its options and indexes by name, encoded, their order left out."""
+    create = target.named("create")[0]
+    asked = [command["indexes"] for command in target.named("createIndexes")]
+    indexes = next(indexes for indexes in asked if indexes[0]["name"] != "dataguardian")
+    options = {key: value for key, value in create.items() if key in EVERY_OPTION}
+    found = {key: bson.encode(value if isinstance(value, dict) else {"": value}) for key, value in options.items()}
+    for index in indexes:
+        parts = {key: bson.encode({"": value}) for key, value in index.items() if key not in ("ns", "v")}
+        found[f"index {index['name']}"] = parts
+    return found
 
 
 # The engine with mongodump

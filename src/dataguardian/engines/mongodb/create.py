@@ -59,7 +59,7 @@ def _is_plain_simple(link: Link, name: Namespace, metadata: Metadata) -> bool:
         return False
     probe = {"key": {"dataguardian": 1}, "name": "dataguardian"}
     link.command(name.database, {"createIndexes": name.collection, "indexes": [probe]})
-    listed = {index["name"]: index for index in link.database(name.database)[name.collection].list_indexes()}
+    listed = {index["name"]: index for index in link.indexes(name)}
     link.command(name.database, {"dropIndexes": name.collection, "index": "dataguardian"})
     return "collation" in listed["dataguardian"]
 

@@ -87,7 +87,7 @@ def _tool_version() -> str:
 
 def _listed(link: Link, database: str, info: dict[str, Any]) -> Listed:
     name, kind = str(info["name"]), str(info.get("type", ""))
-    indexes = () if kind == "view" else tuple(map(dict, link.database(database)[name].list_indexes()))
+    indexes = () if kind == "view" else tuple(link.indexes(_name_of(database, info)))
     identity = (info.get("info") or {}).get("uuid")
     metadata = Metadata(
         options=dict(info.get("options") or {}),

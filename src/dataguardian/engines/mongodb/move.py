@@ -15,9 +15,9 @@ from dataguardian.engines.mongodb.create import create, create_indexes
 from dataguardian.engines.mongodb.load import Loader, document_ends
 from dataguardian.engines.mongodb.metadata import Document, Metadata
 from dataguardian.engines.mongodb.names import Names
-from dataguardian.engines.mongodb.server import Link
+from dataguardian.engines.mongodb.server import NAMESPACE_NOT_FOUND, Link
 
-NAMESPACE_NOT_FOUND, NAMESPACE_EXISTS = 26, 48
+NAMESPACE_EXISTS = 48
 _PROBE = {"validator": {"dataguardian": {"$exists": False}}, "validationAction": "warn"}
 
 
@@ -53,8 +53,7 @@ class Mover:
         drop(self.link, name)
 
     def _copy(self, name: Namespace, new_name: Namespace, options: Document) -> None:
-        source = self.link.database(name.database)[name.collection]
-        metadata = Metadata(options=options, indexes=tuple(map(dict, source.list_indexes())))
+        metadata = Metadata(options=options, indexes=tuple(self.link.indexes(name)))
         create(self.link, new_name, metadata, shown_as=new_name)
         loader = Loader(self.link, new_name, new_name)
         for batch in self.link.raw_batches(name):
@@ -66,13 +65,13 @@ class Mover:
 
 def options_of(link: Link, name: Namespace) -> Document:
     """Returns a collection's options; an empty document when there is no such collection."""
-    found = list(link.database(name.database).list_collections(filter={"name": name.collection}))
-    return dict(found[0].get("options") or {}) if found else {}
+    found = next(link.listed(name.database, {"listCollections": 1, "filter": {"name": name.collection}}), None)
+    return dict(found.get("options") or {}) if found else {}
 
 
 def exists(link: Link, name: Namespace) -> bool:
-    found = link.database(name.database).list_collections(filter={"name": name.collection}, nameOnly=True)
-    return any(True for _ in found)
+    command = {"listCollections": 1, "filter": {"name": name.collection}, "nameOnly": True}
+    return any(True for _ in link.listed(name.database, command))
 
 
 def drop(link: Link, name: Namespace) -> None:

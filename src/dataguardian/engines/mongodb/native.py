@@ -100,7 +100,7 @@ class MongodumpDump:
     def _failed(self, code: int) -> DumpFailedError:
         return DumpFailedError(
             f"mongodump of database {self.name!r} ended with exit code {code}: {self._said() or 'no message'}",
-            hint="nothing was kept of it; solve what mongodump says and start the backup again",
+            hint="nothing was kept of it; solve what mongodump says, or give dump_with=driver",
             database=self.name,
             exit_code=code,
         )

@@ -39,6 +39,7 @@ CONNECT_SECONDS = 10.0
 _SELECTION_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 NOT_ALLOWED, AUTH_FAILED, COMMAND_NOT_FOUND = 13, 18, 59
+NAMESPACE_NOT_FOUND = 26
 SNAPSHOT_TOO_OLD = 239
 _INTERNAL = ("config", "local")
 
@@ -47,7 +48,7 @@ _BY_CODE: dict[int, type[DataGuardianError]] = {
     AUTH_FAILED: AuthenticationError,
     8000: AuthenticationError,  # Atlas
     NOT_ALLOWED: NotAllowedError,
-    26: NotFoundError,  # NamespaceNotFound
+    NAMESPACE_NOT_FOUND: NotFoundError,
     73: UsageError,  # InvalidNamespace
     14031: DiskFullError,
 } | dict.fromkeys((6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436), UnreachableError)
@@ -116,7 +117,27 @@ class Link:
 
     def collections(self, database: str) -> list[dict[str, Any]]:
         """Returns what listCollections says, in the order of names."""
-        return sorted(map(dict, self.database(database).list_collections()), key=lambda info: str(info["name"]))
+        return sorted(self.listed(database, {"listCollections": 1}), key=lambda info: str(info["name"]))
+
+    def indexes(self, place: Namespace) -> list[dict[str, Any]]:
+        """Returns what listIndexes says; nothing where there is no such collection."""
+        from pymongo.errors import OperationFailure  # noqa: PLC0415 -- an optional package
+
+        try:
+            return list(self.listed(place.database, {"listIndexes": place.collection}))
+        except OperationFailure as error:
+            if error.code != NAMESPACE_NOT_FOUND:
+                raise
+            return []
+
+    def listed(self, database: str, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yields what a command's cursor gives. The driver's own lists of collections and indexes read dates in their
+        options as Python's, which has no year 10000.
+        """
+        place = self.database(database)
+        yield from place.cursor_command(
+            dict(command), codec_options=place.codec_options, read_preference=place.read_preference
+        )
 
     def raw_batches(
         self, place: Namespace, query: Mapping[str, Any] | None = None, moment: Moment | None = None

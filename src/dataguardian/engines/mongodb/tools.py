@@ -10,18 +10,27 @@ from dataguardian.registry import ClientProgram
 _PACKAGE = "mongodb-database-tools"
 _PACKAGES = {"apt-get": _PACKAGE, "dnf": _PACKAGE, "zypper": _PACKAGE, "brew": f"mongodb/brew/{_PACKAGE}"}
 _DOWNLOADS = "https://www.mongodb.com/try/download/database-tools"
+_OLDEST = (100, 3)
+"""The release of mongodump from which on it takes its address, and with it the password, from a file."""
 
 
 def find_mongodump() -> ToolSet | None:
-    return next(iter(find_sets(("mongodump",))), None)
+    """Returns the first mongodump on PATH that is new enough."""
+    return next((found for found in find_sets(("mongodump",)) if _series(found) >= _OLDEST), None)
+
+
+def _series(found: ToolSet) -> tuple[int, ...]:
+    return tuple(map(int, found.version.split(".")[:2]))
 
 
 def needed_mongodump() -> ToolSet:
     """Raises MissingToolError."""
     found = find_mongodump()
     if found is None:
+        old = next(iter(find_sets(("mongodump",))), None)
+        what = "mongodump is not on PATH" if old is None else f"{old.path('mongodump')} is older than 100.3"
         raise MissingToolError(
-            "mongodump is not on PATH, and dump_with=mongodump was asked for",
+            f"{what}, and dump_with=mongodump was asked for",
             hint=f"{install_command()}, or leave dump_with out: the driver writes the same archive",
         )
     return found
@@ -33,11 +42,11 @@ def install_command() -> str:
 
 def client_programs() -> list[ClientProgram]:
     """Returns both programs for `doctor`; neither is needed, because the driver does their work."""
-    return [_program(name) for name in ("mongodump", "mongorestore")]
+    mongorestore = next(iter(find_sets(("mongorestore",))), None)
+    return [_program("mongodump", find_mongodump()), _program("mongorestore", mongorestore)]
 
 
-def _program(name: str) -> ClientProgram:
-    found = next(iter(find_sets((name,))), None)
+def _program(name: str, found: ToolSet | None) -> ClientProgram:
     if found is None:
         return ClientProgram(name, None, None, install_command(), required=False)
     return ClientProgram(name, found.path(name), found.version, install_command(), required=False)
