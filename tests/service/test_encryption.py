@@ -189,6 +189,48 @@ def test_the_weekly_sample_checks_what_it_can(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_sample_without_the_key_is_never_an_alarm(tmp_path: Path) -> None:
+    """A deep sample over two locations, with the key elsewhere: stored bytes are good, and that is what it says; then
+    one copy rots, which is found without the key.
+    """
+
+    async def story(here: Stage) -> None:
+        desk = Desk(here)
+        sampling = Sampling(here.context, here.events, desk.work)
+        await desk.settings.change(SCRUB, {"deep": True, "percent": 100})
+        further = await here.storage("further")
+        async with desk.working():
+            row = await desk.back_up(TO_RECIPIENT | {"storage_targets": [str(further.id)]})
+            assert {verification.ok for verification in await _sampled(desk, sampling)} == {True}
+            assert not [note for note in await here.notifications() if note.severity != "info"]
+            part = next((here.folder / "further" / str(row.backup_path)).rglob("000001.*"))
+            good = part.read_bytes()
+            part.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+            here.clock.advance(days=1)
+            assert False in {verification.ok for verification in await _sampled(desk, sampling)}
+            part.write_bytes(good)
+            assert (await desk.verified(row)).ok is None
+
+    play(tmp_path, story)
+
+
+async def _sampled(desk: Desk, sampling: Sampling) -> list[Verification]:
+    """Runs a sample to its end; returns its verifications, of which none claims to have looked deeper than it could."""
+    async with desk.here.context.db.read() as session:
+        before = {row.id for row in await VerificationRepository(session).all()}
+    await sampling.run_now()
+    async with asyncio.timeout(120):
+        while True:
+            await sampling.tick()
+            async with desk.here.context.db.read() as session:
+                rows = [row for row in await VerificationRepository(session).all() if row.id not in before]
+            if rows and all(row.status not in ("queued", "running") for row in rows):
+                break
+            await asyncio.sleep(0.2)
+    assert {(row.status, row.deep, row.details["level"]) for row in rows} == {("completed", False, "stored")}
+    return rows
+
+
 def test_an_encrypted_backup_is_adopted_and_imported(tmp_path: Path) -> None:
     """Without any key: its manifest tells all that the catalogue needs, also for whom it is encrypted."""
 
