@@ -4,20 +4,31 @@ What must not be torn apart (a child or a file, and the note that says who remov
 is about to raise asks `postpone` first. Blocking the signals themselves would not do: Python runs handlers in the main
 thread whichever thread the kernel interrupts, and children inherit the mask.
 
-Nor is a module torn apart while it is being imported: what is raised there reaches us as another error (Python wraps
+Nor does Python itself bear it everywhere. What is raised inside an import reaches us as another error (Python wraps
 what comes out of `__set_name__`, libraries take it for a package that is missing), and half a module would be in the
-way of the clean-up. The stop is raised behind the import statement instead.
+way of the clean-up. What is raised while a thread is started makes the thread fail or leaves it unknown to its pool,
+and a condition that has just been entered would stay locked for ever. There the stop is raised a moment later.
 """
 
 from __future__ import annotations
 
-import sys
+import atexit
+import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Any
 
 _IMPORTING = "<frozen importlib._bootstrap>"
+_POOLS = str(Path(threading.__file__).parent / "concurrent" / "futures" / "thread.py")
+_WHOLE = {
+    (threading.__file__, "Thread.start"),
+    (threading.__file__, "Condition.__enter__"),
+    (threading.__file__, "Condition.__exit__"),
+    (_POOLS, "ThreadPoolExecutor.submit"),
+}
+"""File and name of functions that are short and not to be torn apart."""
+_AGAIN_SECONDS = 0.005
 
 
 class _Unbroken:
@@ -26,13 +37,13 @@ class _Unbroken:
         self._postponed: Callable[[], object] | None = None
 
     def postpone(self, stop: Callable[[], object], frame: FrameType | None) -> bool:
-        """Keeps `stop`, which raises, for the end of the block or of the import that `frame`, the one that a signal
-        interrupted, runs in; false when there is neither.
+        """Keeps `stop`, which raises, for the end of the block that runs now, or for a better moment when Python must
+        not be interrupted in `frame`, where the signal came; false when there is neither.
         """
         if self._depth:
             self._postponed = stop
-        elif (importer := _importer(frame)) is not None:
-            _call_back_in(importer, stop)
+        elif _is_inside_of_whole(frame):
+            _ask_again(stop)
         else:
             return False
         return True
@@ -50,27 +61,35 @@ class _Unbroken:
             stop()
 
 
-def _importer(frame: FrameType | None) -> FrameType | None:
-    """Returns the frame of the outermost import statement that is being carried out; None when there is none."""
-    importer = None
+def _is_inside_of_whole(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename == _IMPORTING:
-            importer = frame.f_back
+        code = frame.f_code
+        if code.co_filename == _IMPORTING or (code.co_filename, code.co_qualname) in _WHOLE:
+            return True
         frame = frame.f_back
-    return importer
+    return False
 
 
-def _call_back_in(frame: FrameType, stop: Callable[[], object]) -> None:
-    """Calls `stop` as soon as anything happens in `frame` itself again, in the way of debuggers."""
-    before = sys.gettrace()
+def _ask_again(stop: Callable[[], object]) -> None:
+    """Has an alarm call `stop` in the main thread, unless the moment is a bad one again.
 
-    def trace(_frame: FrameType, _event: str, _argument: object) -> Any:  # noqa: ANN401 -- what sys.settrace takes
-        frame.f_trace = None
-        sys.settrace(before)
-        stop()
+    A debugger's way, which stops behind a certain line, would skip the `finally` that this line is the last before.
+    """
+    before, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
 
-    frame.f_trace = trace
-    sys.settrace(lambda *_: None)  # frames that begin now are none of ours
+    def disarm() -> None:
+        atexit.unregister(disarm)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+
+    def again(_signum: int, frame: FrameType | None) -> None:
+        disarm()
+        if not postpone(stop, frame):
+            stop()
+
+    atexit.register(disarm)  # to a process that ends, and has handlers no more, an alarm is deadly
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 unbroken = _Unbroken()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def hit() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
     for _ in range(100):
         pass  # Python runs the handler between two of these
+
+
+def late() -> None:
+    """Waits for a stop that comes a moment later."""
+    time.sleep(30)
+    raise AssertionError("no stop was raised")
 
 
 def test_a_stop_waits_for_the_end_of_an_unbroken_block(stop: StopRequest) -> None:
@@ -81,7 +88,7 @@ def test_a_stop_waits_for_the_end_of_an_import(
     stop: StopRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """The module and what it imports are loaded whole, also where Python or a library makes an error of its own of
-    what is raised there; then the stop is raised, once, behind the import.
+    what is raised there; then the stop is raised, once.
     """
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("hit_inside", "hit_further_inside"):
@@ -94,12 +101,61 @@ def test_a_stop_waits_for_the_end_of_an_import(
         "class Named:\n    def __set_name__(self, *_):\n        hit()\n"
         "class Owner:\n    named = Named()\n"
     )
-    before = sys.gettrace()
-    with pytest.raises(CancelledError):
-        exec(f"import importlib\n{line}\nraise AssertionError('nothing was raised behind the import')", {})
+    alarm = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(CancelledError):  # noqa: PT012 -- the second line waits for what the first one led to
+        exec(f"import importlib\n{line}", {})
+        late()
     assert sys.modules["hit_inside"].done
     assert sys.modules["hit_inside"].hit_further_inside.Owner.named
-    assert sys.gettrace() is before
+    assert signal.getsignal(signal.SIGALRM) is alarm
+
+
+def test_a_stop_waits_for_the_start_of_a_thread(stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread begins as any other and its pool knows it; then the stop is raised."""
+    original = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def start(*arguments: object) -> int:
+        number = original(*arguments)
+        hit()
+        return int(number)
+
+    monkeypatch.setattr(threading, "_start_new_thread", start)
+    ran = threading.Event()
+    thread = threading.Thread(target=ran.set)
+    with pytest.raises(CancelledError):  # noqa: PT012 -- the second line waits for what the first one led to
+        thread.start()
+        late()
+    thread.join(10)
+    assert ran.is_set()
+    stop.signum = None
+    futures: list[Future[int]] = []
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(CancelledError):  # noqa: PT012 -- see above
+            futures.append(pool.submit(int, "7"))
+            late()
+        assert len(pool._threads) == 1
+    assert [future.result() for future in futures] == [7]
+
+
+def test_a_stop_waits_for_a_condition_that_is_being_entered(stop: StopRequest) -> None:
+    """Its lock is not left locked, whatever the moment."""
+
+    class Hit:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.acquire, self.release = self.lock.acquire, self.lock.release
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+            hit()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    condition, lock = threading.Condition(hitting := Hit()), hitting.lock  # type: ignore[arg-type]  # as good as a lock
+    with pytest.raises(CancelledError), condition:
+        late()
+    assert not lock.locked()
 
 
 def test_after_the_commit_a_stop_comes_too_late(stop: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,9 @@ def run_program() -> None:
     as_json = "--json" in arguments
     try:
         STOP.install()
-        code = program(arguments)(args=arguments, prog_name="dataguardian", standalone_mode=False) or 0
+        app = program(arguments)
+        STOP.check()  # most of the time until here goes into imports, which a stop does not end
+        code = app(args=arguments, prog_name="dataguardian", standalone_mode=False) or 0
         STOP.finish()
     except Exception as error:  # noqa: BLE001 -- the last line of defence: no stack trace reaches the user
         code = _tell(_as_ours(error), as_json=as_json)

@@ -26,6 +26,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._raised = False
         self._done = False
 
     def install(self) -> None:
@@ -38,6 +39,7 @@ class StopRequest:
     def check(self) -> None:
         """Raises CancelledError once a signal has arrived."""
         if self.signum is not None:
+            self._raised = True
             raise self._error(self.signum)
 
     def sleep(self, seconds: float) -> None:
@@ -64,6 +66,7 @@ class StopRequest:
 
     def retire(self) -> None:
         """Nothing but the interpreter's own end is left, which would let a signal kill a program that is done."""
+        self._done = True
         for signum in HANDLED:
             if signal.getsignal(signum) == self._handle:
                 signal.signal(signum, signal.SIG_IGN)
@@ -74,8 +77,13 @@ class StopRequest:
             with contextlib.suppress(OSError):
                 os.write(2, text)
             return
-        self.signum = signum
-        if not postpone(self.check, frame):
+        self.signum, self._raised = signum, False
+        if not postpone(self._stop, frame):
+            self._stop()
+
+    def _stop(self) -> None:
+        """Raises, unless a `check` was first, or it has become too late since the signal came."""
+        if not self._raised and not self._done:
             self.check()
 
     @staticmethod
@@ -100,8 +108,9 @@ def stoppable(outcome: str) -> Iterator[None]:
     An error that a clean-up left (its notes say what remains) is told instead of the outcome, which it contradicts.
     """
     try:
+        STOP.check()  # a stop that came while modules were loaded may wait for a good moment still
         yield
-    except DataGuardianError as error:
+    except Exception as error:
         if STOP.signum is None:
             raise
         raise told(error, STOP.signum, outcome) from error

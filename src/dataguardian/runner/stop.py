@@ -22,6 +22,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._asked = False
+        self._raised = False
 
     def install(self) -> None:
         """Takes the signals over, in the main thread. Ctrl-C is for the service, which tells us."""
@@ -31,6 +32,7 @@ class Stop:
     def check(self) -> None:
         """Raises CancelledError once the service has asked: what a finalizer swallowed is raised again."""
         if self._asked:
+            self._raised = True
             raise CancelledError("stopped by the service", signum=signal.SIGTERM)
 
     def no_return(self) -> None:
@@ -52,5 +54,10 @@ class Stop:
         if self._asked:
             return  # the clean-up is not interrupted again
         self._asked = True
-        if not postpone(self.check, frame):
+        if not postpone(self._stop, frame):
+            self._stop()
+
+    def _stop(self) -> None:
+        """Raises, unless a `check` was first since the signal came."""
+        if not self._raised:
             self.check()
