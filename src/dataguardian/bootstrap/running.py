@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 
 from dataguardian.api.app import create_app
+from dataguardian.api.connections import LOOPBACK, Bounds, bounded
 from dataguardian.bootstrap.keys import open_vault
 from dataguardian.bootstrap.service import Announce, Ground, Role, Signals
 from dataguardian.core.context import Context
@@ -141,7 +142,8 @@ async def _listening(services: Services, listener: socket, stopping: asyncio.Eve
         log_config=None,
         access_log=False,
         lifespan="off",
-        http="h11",  # whatever else is installed: tests/hostile/test_framing.py holds this one
+        # h11 whatever else is installed: tests/hostile/test_framing.py holds this one.
+        http=bounded(Bounds(spared=(*LOOPBACK, *services.context.settings.trusted_proxies))),
         ws="none",
         timeout_graceful_shutdown=5,
         server_header=False,
