@@ -28,6 +28,12 @@ def proofs_of(service: Service, name: str) -> list[dict[str, Any]]:
     return list(rows[name])
 
 
+def failure_of(service: Service, name: str) -> dict[str, Any] | None:
+    [row] = [row for row in service.client().rows("/api/system/key-proofs") if row["job_name"] == name]
+    failed: dict[str, Any] | None = row["failed"]
+    return failed
+
+
 def test_a_key_is_proven_where_it_is_kept(service: Service) -> None:
     """The service sends what is encrypted, the key opens it here, and status says since when it is proven."""
     path, recipient = generated(service)
@@ -41,14 +47,31 @@ def test_a_key_is_proven_where_it_is_kept(service: Service) -> None:
 
 
 def test_another_key_proves_nothing(service: Service) -> None:
-    """It opens none of the backups: refused with what that is, and nothing is recorded."""
-    _, recipient = generated(service)
+    """It opens none of the backups: refused with what that is; the failure is shown until the right key opens it."""
+    right, recipient = generated(service)
     other, _ = generated(service)
     thing = sealed_for(service, recipient)
     outcome = service.run("key", "prove", thing.name, "--identity-file", str(other), "--json")
     assert outcome.code == 5, outcome
     assert outcome.json["proven"] == []
     assert [key["proven_at"] for key in proofs_of(service, thing.name)] == [None]
+    failed = failure_of(service, thing.name)
+    assert failed is not None
+    shown = service.run("status")
+    assert f"{thing.name}: no key opened its newest backup" in " ".join((shown.out + shown.err).split())
+    service.ok("key", "prove", thing.name, "--identity-file", str(right))
+    assert failure_of(service, thing.name) is None
+    service.run("key", "prove", thing.name, "--identity-file", str(other), "--console")
+    assert failure_of(service, thing.name) is not None
+
+
+def test_a_key_for_some_of_all_says_nothing_of_the_others(service: Service) -> None:
+    """Nobody named a job: the one that it opens is proven, and nothing is held against the others."""
+    path, recipient = generated(service)
+    mine, other = sealed_for(service, recipient), sealed_for(service, generated(service)[1])
+    service.ok("key", "prove", "--identity-file", str(path))
+    assert proofs_of(service, mine.name)[0]["proven_at"] is not None
+    assert failure_of(service, other.name) is None
 
 
 def test_a_part_that_rotted_is_no_proof(service: Service) -> None:

@@ -16,9 +16,10 @@ from dataguardian.core.backup import BackupPlan, attempt_directory, run_backup
 from dataguardian.core.backupkeys import BackupKeys, EncryptionOptions
 from dataguardian.core.executions import details_of, new_execution
 from dataguardian.core.keycheck import first_record
-from dataguardian.core.keyproofs import KeyProof, KeyProofs
+from dataguardian.core.keyproofs import KeyProofs
 from dataguardian.core.kit.settings import SETTING
 from dataguardian.core.kit.text import render
+from dataguardian.core.proofrecords import KeyProof
 from dataguardian.core.recovery import Recovery
 from dataguardian.core.systemsettings import SystemSettings
 from dataguardian.core.vault import Key, Vault
@@ -131,6 +132,38 @@ def test_a_first_week_is_left_in_peace(tmp_path: Path) -> None:
         await here.job()
         here.clock.advance(days=6)
         assert await worst.reminders() == []
+
+    play(tmp_path, story)
+
+
+def test_each_new_key_reminds_once_and_a_kit_ends_it(tmp_path: Path) -> None:
+    """A second key is told although a first one was told just now; the kit makes reminders read, and none follows."""
+
+    async def story(here: Stage) -> None:
+        worst = Worst(here)
+        await worst.begin()
+        await here.job()
+        await worst.take()
+        keys = [X25519Identity.generate().secret_text() for _ in range(2)]
+        await worst.settings.change("decryption", {"identities": keys[:1]})
+        for _ in range(3):
+            assert await worst.reminders() == ["Take a new recovery kit"]
+            here.clock.advance(hours=1)
+        await worst.take()
+        assert [row.read_at for row in await here.notifications()] == [here.clock.now()]
+        for _ in range(3):
+            assert (await worst.recovery.status()).due is False
+            assert len(await worst.reminders()) == 1
+            here.clock.advance(hours=1)
+        await worst.settings.change("decryption", {"identities": keys})
+        assert len(await worst.reminders()) == 2
+        rotated = Worst(here, Vault([Key.generate(), *here.context.vault.keys]))
+        assert len(await rotated.reminders()) == 3
+        assert len(await rotated.reminders()) == 3
+        await rotated.take()
+        assert all(row.read_at for row in await here.notifications())
+        here.clock.advance(days=30)
+        assert len(await rotated.reminders()) == 3
 
     play(tmp_path, story)
 
@@ -279,5 +312,37 @@ def test_the_service_proves_its_own_keys_every_week(tmp_path: Path, kind: str) -
         await worst.recovery.tick()
         told = [note.title for note in await here.notifications() if note.severity is Severity.CRITICAL]
         assert told == ["The newest backup of sealed does not open"]
+
+    play(tmp_path, story)
+
+
+def test_the_service_s_own_key_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """Once, as an alarm, and in the list of proofs until it fits again; then the failure is gone."""
+
+    async def story(here: Stage) -> None:
+        worst, identity = Worst(here), X25519Identity.generate()
+        await worst.begin()
+        await worst.settings.change("decryption", {"identities": [identity.secret_text()]})
+        await worst.sealed(EncryptionOptions(recipients=(identity.recipient().text,)))
+        await worst.take()
+        await worst.recovery.tick()
+        assert (await worst.proofs.all())[0].failed is None
+        await worst.settings.change("decryption", {"identities": [X25519Identity.generate().secret_text()]})
+        await worst.take()
+        for _ in range(2):
+            here.clock.advance(days=8)
+            await worst.recovery.tick()
+        titles = [(row.title, row.severity) for row in await here.notifications()]
+        assert titles == [
+            ("The key that this service has does not open the newest backup of sealed", Severity.CRITICAL)
+        ]
+        [job] = await worst.proofs.all()
+        assert job.failed is not None
+        assert (job.failed.at, job.failed.by) == (here.clock.now(), "the service")
+        await worst.settings.change("decryption", {"identities": [identity.secret_text()]})
+        here.clock.advance(days=2)
+        await worst.recovery.tick()
+        [job] = await worst.proofs.all()
+        assert (job.failed, job.keys[0].proven_at) == (None, here.clock.now())
 
     play(tmp_path, story)

@@ -5,6 +5,7 @@ The service sends records and one part of each backup, encrypted as they are sto
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,15 @@ from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.key import key
 from dataguardian.cli.keyoptions import IdentityFiles, PassphraseFile, keys_from
 from dataguardian.cli.options import Json
-from dataguardian.domain.errors import DataGuardianError, NotFoundError, UsageError, WrongKeyError
+from dataguardian.core.proofrecords import MOST_CHARACTERS
+from dataguardian.domain.errors import (
+    DataGuardianError,
+    IntegrityError,
+    KeyNeededError,
+    NotFoundError,
+    UsageError,
+    WrongKeyError,
+)
 
 if TYPE_CHECKING:
     from dataguardian.core.backupkeys import BackupKeys
@@ -36,6 +45,7 @@ class Tried:
     backup: str
     keys: Sequence[str]
     error: DataGuardianError | None = None
+    execution_id: str = ""
 
     def document(self) -> dict[str, Any]:
         told = None if self.error is None else {"error": self.error.code, "message": self.error.message}
@@ -78,16 +88,19 @@ def _by_service(keys: BackupKeys, jobs: list[str] | None, url: str | None, token
     from dataguardian.cli.servedbackups import ServedBackups
     from dataguardian.core.proving import prove as proven
 
-    tried = []
+    tried: list[Tried] = []
     with connect(url, token_file) as client:
         for row in _chosen(client.rows(PROOFS), jobs):
             try:
                 found = proven([ServedBackups(client, row)], row["directory"], keys, checksum=row["checksum"])
                 client.post(PROOFS, {"execution_id": row["execution_id"], "keys": list(found.keys)})
             except DataGuardianError as error:
-                tried.append(Tried(row["job_name"], row["directory"], (), error))
+                tried.append(Tried(row["job_name"], row["directory"], (), error, row["execution_id"]))
             else:
                 tried.append(Tried(row["job_name"], row["directory"], found.keys))
+        for one, why in _failures(tried, jobs):
+            body = {"execution_id": one.execution_id, "keys": [], "failure": why.message[:MOST_CHARACTERS]}
+            client.post(PROOFS, body)
     return tried
 
 
@@ -97,18 +110,33 @@ def _at_console(keys: BackupKeys, jobs: list[str] | None) -> list[Tried]:
         rows = [
             {"job_id": str(one.job_id), "job_name": one.job_name, "execution_id": one.execution_id} for one in known
         ]
-        tried = []
+        tried: list[Tried] = []
         for row in _chosen(rows, jobs):
             backup = await services.proofs.one(row["execution_id"])
             try:
                 found = await services.proofs.prove(backup, keys)
             except DataGuardianError as error:
-                tried.append(Tried(row["job_name"], backup.backup_path or "", (), error))
+                tried.append(Tried(row["job_name"], backup.backup_path or "", (), error, str(backup.id)))
             else:
                 tried.append(Tried(row["job_name"], backup.backup_path or "", found))
+        for one, why in _failures(tried, jobs):
+            await services.proofs.record_failure(uuid.UUID(one.execution_id), why.message)
         return tried
 
     return at_home(work)
+
+
+def _failures(tried: Sequence[Tried], jobs: list[str] | None) -> list[tuple[Tried, DataGuardianError]]:
+    """Returns what is to be recorded: damage, and keys that opened none at all, or not what somebody named.
+
+    A key that opens some of all jobs says nothing of the others, whose keys are others.
+    """
+    meant = bool(jobs) or not any(one.keys for one in tried)
+    return [
+        (one, one.error)
+        for one in tried
+        if isinstance(one.error, IntegrityError) or (meant and isinstance(one.error, WrongKeyError | KeyNeededError))
+    ]
 
 
 def _chosen(rows: Sequence[Document], jobs: list[str] | None) -> list[Document]:

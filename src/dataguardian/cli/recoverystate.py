@@ -52,6 +52,12 @@ def show_proofs(rows: list[Document]) -> None:
             for key in row["keys"]
         ],
     )
+    for row in rows:
+        if failed := row["failed"]:
+            output.warn(
+                f"{row['job_name']}: no key opened its newest backup {look.when(failed['at'])} ({failed['by']}): "
+                f"{failed['message']}"
+            )
     if any(key["overdue"] for row in rows for key in row["keys"]):
         output.warn("keys were not proven for long: dataguardian key prove --identity-file FILE")
 

@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -24,6 +24,19 @@ from dataguardian.core.context import Context
 from dataguardian.core.decryption import ENCRYPTION, keys_for
 from dataguardian.core.events import Events, Pending
 from dataguardian.core.kit.settings import SETTING, RecoverySettings
+from dataguardian.core.proofrecords import (
+    SERVICE,
+    WEEK,
+    JobProofs,
+    entry_of,
+    failed,
+    failed_of,
+    is_due,
+    is_services,
+    long_ago,
+    proof_of,
+    seen,
+)
 from dataguardian.core.removal import open_storage
 from dataguardian.db.models import BackupExecution, BackupJob
 from dataguardian.db.repositories.definitions import StorageRepository
@@ -39,7 +52,6 @@ from dataguardian.domain.errors import (
     KeyNeededError,
     NotFoundError,
     ObjectMissingError,
-    SecretUnreadableError,
     StorageError,
     UsageError,
     WrongKeyError,
@@ -49,42 +61,12 @@ from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.storage.base import Storage
 
 STATE = "key_proofs"
-WEEK = timedelta(days=7)
 MOST_BYTES = 256 * MIB
 """Of an object that is handed out: this service holds it in memory."""
-TRY_AGAIN = timedelta(days=1)
-"""After a proof of the service's own that failed."""
 PASSPHRASE = "passphrase"  # noqa: S105 -- a word
-SERVICE = "the service"
 _STATE_TEXT = "When each key of an encrypted job last opened a backup of it"
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class KeyProof:
-    """`key` is a public key, or the word `passphrase`. `since` is when it was first seen: from then on its time counts.
-    `proven_at` of None means never.
-    """
-
-    key: str
-    since: datetime
-    proven_at: datetime | None
-    proven_by: str | None
-    overdue: bool
-
-
-@dataclass(frozen=True)
-class JobProofs:
-    """A job whose newest good backup is encrypted."""
-
-    job_id: uuid.UUID
-    job_name: str
-    datasource_id: uuid.UUID
-    execution_id: uuid.UUID
-    directory: str
-    checksum: str
-    keys: Sequence[KeyProof]
 
 
 @dataclass(frozen=True)
@@ -151,6 +133,12 @@ class KeyProofs:
             )
         await self._note(row, row.job_id, keys)
 
+    async def record_failure(self, execution_id: uuid.UUID, message: str) -> None:
+        """Takes note that somebody's keys did not open this backup. Raises NotFoundError, UsageError."""
+        row = await self.one(execution_id)
+        if row.job_id is not None:
+            await self._note(row, row.job_id, (), failure=message)
+
     async def prove(self, row: BackupExecution, keys: BackupKeys) -> Sequence[str]:
         """Opens a backup with keys that somebody has given, and takes note of those that fit; returns them.
 
@@ -166,29 +154,32 @@ class KeyProofs:
         async with self._context.db.read() as session:
             state, found = await _state(session), await _encrypted(session)
         for one in found:
-            entry = _entry(state, one.job.id)
-            if _is_due(entry, now):
-                count += await self._prove_own(one)
+            entry = entry_of(state, one.job.id)
+            if is_due(entry, now):
+                count += await self._prove_own(one, is_own=PASSPHRASE in one.keys or is_services(entry, one.keys))
         return count
 
-    async def _prove_own(self, one: _Encrypted) -> bool:
+    async def _prove_own(self, one: _Encrypted, *, is_own: bool) -> bool:
+        """`is_own`: the service must have the key, which otherwise is kept elsewhere when nothing here opens it."""
+        proven: Sequence[str] = []
+        failure: str | None = None
+        title = f"The newest backup of {one.job.name} does not open"
         try:
             keys = await keys_for(self._context, one.backup)
-            if not keys:
+            if not keys and not is_own:
                 return False
             proven = await self._opened_by(one.backup, keys)
-        except (KeyNeededError, WrongKeyError):
-            proven = []  # its key is kept elsewhere
-        except SecretUnreadableError as error:
-            log.warning("a key of the service cannot be opened", job=one.job.name, message=error.message)
-            proven = []
-        except IntegrityError as error:
-            proven = []
-            await self._tell_damage(one, error)
+        except (KeyNeededError, WrongKeyError) as error:
+            failure = error.message if is_own else None
+            title = f"The key that this service has does not open the newest backup of {one.job.name}"
         except DataGuardianError as error:
             log.warning("a key could not be proven", job=one.job.name, message=error.message)
-            proven = []
-        await self._note(one.backup, one.job.id, proven)
+            failure = error.message
+            if not isinstance(error, IntegrityError):  # a storage is away, say: others tell of that
+                title = ""
+        is_news = await self._note(one.backup, one.job.id, proven, failure=failure)
+        if failure is not None and title and is_news:
+            await self._tell(one, title, failure)
         return bool(proven)
 
     async def _opened_by(self, row: BackupExecution, keys: BackupKeys) -> Sequence[str]:
@@ -209,31 +200,42 @@ class KeyProofs:
         async with self._context.db.write() as session:
             settings, state = await self._settings(session), await _state(session, locked=True)
             before = str(state)
-            jobs = {str(one.job.id): _seen(_entry(state, one.job.id), one.keys, now) for one in found}
+            jobs = {str(one.job.id): seen(entry_of(state, one.job.id), one.keys, now) for one in found}
             state = {**state, "jobs": jobs}
             due = [_proofs(one, state, now, settings.prove_days) for one in found]
             due = [one for one in due if any(key.overdue for key in one.keys)]
-            if due and _long_ago(state.get("reminded_at"), now, WEEK):
+            if due and long_ago(state.get("reminded_at"), now, WEEK):
                 state["reminded_at"] = to_iso(now)
                 pending = await self._remind(session, due, settings.prove_days)
             if str(state) != before:
                 await _put(session, state, now)
         await self._events.dispatch(pending)
 
-    async def _note(self, row: BackupExecution, job_id: uuid.UUID, keys: Sequence[str]) -> None:
+    async def _note(
+        self, row: BackupExecution, job_id: uuid.UUID, keys: Sequence[str], *, failure: str | None = None
+    ) -> bool:
+        """Takes note of keys that opened a backup, or why none did; tells whether that failure is news."""
         now, actor = self._context.clock.now(), current_actor()
         by = SERVICE if actor == SYSTEM else actor.name
         proof = {"at": to_iso(now), "by": by, "execution_id": str(row.id), "backup": row.backup_path}
         async with self._context.db.write() as session:
             state = await _state(session, locked=True)
-            entry = _seen(_entry(state, job_id), _keys_of(row), now)
+            entry = seen(entry_of(state, job_id), _keys_of(row), now)
+            before = failed_of(entry)
+            if keys:
+                entry["failed"] = None
+            if failure is not None:
+                entry = failed(entry, now, by, failure)
             entry["proofs"] |= dict.fromkeys(keys, proof)
             entry["tried_at"] = to_iso(now) if actor == SYSTEM else entry.get("tried_at")
             state["jobs"] = {**state.get("jobs", {}), str(job_id): entry}
             await _put(session, state, now)
-            if keys and actor != SYSTEM:
+            if actor != SYSTEM and (keys or failure is not None):
                 changes = {"keys": [None, sorted(keys)], "backup": [None, row.backup_path]}
-                await self._audit.record(session, "key.prove", "execution", row.id, changes=changes)
+                action = "key.prove" if keys else "key.prove_failed"
+                await self._audit.record(session, action, "execution", row.id, changes=changes)
+        after = failed_of(entry)
+        return after is not None and (before is None or before.message != after.message)
 
     async def _remind(self, session: AsyncSession, due: Sequence[JobProofs], days: int) -> list[Pending]:
         lines = [
@@ -257,7 +259,7 @@ class KeyProofs:
             metadata={"jobs": [one.job_name for one in due]},
         )
 
-    async def _tell_damage(self, one: _Encrypted, error: IntegrityError) -> None:
+    async def _tell(self, one: _Encrypted, title: str, message: str) -> None:
         async with self._context.db.write() as session:
             pending = await self._events.emit(
                 session,
@@ -265,8 +267,8 @@ class KeyProofs:
                 severity=Severity.CRITICAL,
                 entity_type=EntityType.BACKUP_JOB,
                 entity_id=one.job.id,
-                title=f"The newest backup of {one.job.name} does not open",
-                message=f"{one.backup.backup_path}: {error.message}",
+                title=title,
+                message=f"{one.backup.backup_path}: {message}",
             )
         await self._events.dispatch(pending)
 
@@ -315,8 +317,8 @@ def _keys_of(row: BackupExecution) -> list[str]:
 
 
 def _proofs(one: _Encrypted, state: Mapping[str, Any], now: datetime, days: int) -> JobProofs:
-    entry = _seen(_entry(state, one.job.id), one.keys, now)
-    keys = [_proof(key, entry, now, days) for key in one.keys]
+    entry = seen(entry_of(state, one.job.id), one.keys, now)
+    keys = [proof_of(key, entry, now, days) for key in one.keys]
     backup = one.backup
     return JobProofs(
         one.job.id,
@@ -326,37 +328,8 @@ def _proofs(one: _Encrypted, state: Mapping[str, Any], now: datetime, days: int)
         backup.backup_path or "",
         backup.checksum or "",
         keys,
+        failed_of(entry),
     )
-
-
-def _proof(key: str, entry: Mapping[str, Any], now: datetime, days: int) -> KeyProof:
-    since, proof = datetime.fromisoformat(entry["seen"][key]), entry["proofs"].get(key)
-    proven_at = datetime.fromisoformat(proof["at"]) if proof else None
-    overdue = days > 0 and now - (proven_at or since) > timedelta(days=days)
-    return KeyProof(key, since, proven_at, proof["by"] if proof else None, overdue)
-
-
-def _entry(state: Mapping[str, Any], job_id: uuid.UUID) -> dict[str, Any]:
-    entry: dict[str, Any] = state.get("jobs", {}).get(str(job_id), {})
-    return {**entry, "proofs": dict(entry.get("proofs", {})), "seen": dict(entry.get("seen", {}))}
-
-
-def _seen(entry: dict[str, Any], keys: Sequence[str], now: datetime) -> dict[str, Any]:
-    """Returns an entry that knows since when each of the keys is used, and no other keys."""
-    seen = {key: entry["seen"].get(key, to_iso(now)) for key in keys}
-    return {**entry, "seen": seen, "proofs": {key: proof for key, proof in entry["proofs"].items() if key in seen}}
-
-
-def _is_due(entry: Mapping[str, Any], now: datetime) -> bool:
-    """Tells whether the service's own keys are to be tried again: a week after it worked, a day after it did not."""
-    own = [proof["at"] for proof in entry["proofs"].values() if proof["by"] == SERVICE]
-    tried = entry.get("tried_at")
-    return _long_ago(max(own, default=None), now, WEEK) and _long_ago(tried, now, TRY_AGAIN)
-
-
-def _long_ago(text: str | None, now: datetime, age: timedelta) -> bool:
-    """A time yet to come counts as long ago: the clock went back."""
-    return text is None or not timedelta() <= now - datetime.fromisoformat(text) < age
 
 
 async def _state(session: AsyncSession, *, locked: bool = False) -> dict[str, Any]:

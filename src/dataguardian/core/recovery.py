@@ -22,7 +22,7 @@ from dataguardian.core.keyproofs import KeyProofs
 from dataguardian.core.kit.document import Kit
 from dataguardian.core.kit.fingerprints import Fingerprints
 from dataguardian.core.kit.gather import Gathering, Rows, read_rows
-from dataguardian.db.repositories.notifications import SettingRepository
+from dataguardian.db.repositories.notifications import NotificationRepository, SettingRepository
 from dataguardian.domain.clock import to_iso
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 
@@ -32,6 +32,8 @@ PATIENCE = timedelta(days=7)
 """After the first start, and between two reminders."""
 KEYS = frozenset({"secret key", "private key", "encryption"})
 """What makes a kit useless rather than incomplete: somebody is reminded."""
+_FIRST, _NEXT = "Take a recovery kit", "Take a new recovery kit"
+"""Titles of reminders: once a kit was taken, they are read."""
 _STATE_TEXT = "When the last recovery kit was taken, with which key, and of what"
 
 
@@ -84,7 +86,7 @@ class Recovery:
         return await Gathering(self._context, rows).kit()
 
     async def note(self, kit: Kit, protection: str) -> None:
-        """Takes note that somebody has this kit now."""
+        """Takes note that somebody has this kit now: nobody needs the reminders any more."""
         covered = kit.covered
         value = {
             "taken_at": to_iso(kit.taken_at),
@@ -105,7 +107,9 @@ class Recovery:
             "jobs": [None, len(covered.jobs)],
         }
         async with self._context.db.write() as session:
-            await SettingRepository(session).put(STATE, value, _STATE_TEXT, self._context.clock.now())
+            now = self._context.clock.now()
+            await SettingRepository(session).put(STATE, value, _STATE_TEXT, now)
+            await NotificationRepository(session).mark_titled_read([_FIRST, _NEXT], now)
             await self._audit.record(session, "recovery_kit.create", "system", changes=changes)
 
     async def status(self) -> KitStatus:
@@ -180,23 +184,24 @@ class Recovery:
         return row is not None and self._context.clock.now() - row.created_at > PATIENCE
 
     async def _remind(self) -> None:
+        """Once for every new key, and once a week for as long as no kit was taken."""
         now = self._context.clock.now()
         async with self._context.db.read() as session:
-            if not (await self._status(session)).due or _was_lately(
-                await SettingRepository(session).value(REMINDED), now
-            ):
+            status, last = await self._status(session), await SettingRepository(session).value(REMINDED)
+            if not status.due or _was_told(last, status, now):
                 return
         pending: list[Pending] = []
         async with self._context.db.write() as session:
             settings = SettingRepository(session)
             status = await self._status(session)
-            if status.due and not _was_lately(await settings.locked_value(REMINDED), now):
-                await settings.put(REMINDED, {"at": to_iso(now)}, "When somebody was last reminded of the kit", now)
+            if status.due and not _was_told(await settings.locked_value(REMINDED), status, now):
+                told = {"at": to_iso(now), "kit": _kit_of(status), "keys": _new_keys(status)}
+                await settings.put(REMINDED, told, "When somebody was last reminded of the kit, and of which keys", now)
                 pending = await self._emit(session, status)
         await self._events.dispatch(pending)
 
     async def _emit(self, session: AsyncSession, status: KitStatus) -> list[Pending]:
-        keys = [f"{reason.what}: {reason.name}" for reason in status.reasons if reason.what in KEYS]
+        keys = _new_keys(status)
         why = (
             f"Since the last one, of {to_iso(status.taken_at)}, there are new keys: {'; '.join(keys)}."
             if status.taken_at
@@ -208,11 +213,22 @@ class Recovery:
             severity=Severity.WARNING,
             entity_type=EntityType.SYSTEM,
             entity_id=None,
-            title="Take a new recovery kit" if status.taken_at else "Take a recovery kit",
+            title=_NEXT if status.taken_at else _FIRST,
             message=f"{why}\nOn this machine: dataguardian recovery-kit --output FILE. Keep it somewhere else.",
             metadata={"reasons": keys},
         )
 
 
-def _was_lately(state: Mapping[str, Any] | None, now: datetime) -> bool:
-    return state is not None and timedelta() <= now - datetime.fromisoformat(state["at"]) < PATIENCE
+def _new_keys(status: KitStatus) -> list[str]:
+    return [f"{reason.what}: {reason.name}" for reason in status.reasons if reason.what in KEYS]
+
+
+def _kit_of(status: KitStatus) -> str | None:
+    return to_iso(status.taken_at) if status.taken_at else None
+
+
+def _was_told(last: Mapping[str, Any] | None, status: KitStatus, now: datetime) -> bool:
+    """Tells whether somebody knows: of each of these keys, since this kit, and within a week."""
+    if last is None or last.get("kit") != _kit_of(status) or not {*_new_keys(status)} <= {*last.get("keys", ())}:
+        return False
+    return timedelta() <= now - datetime.fromisoformat(last["at"]) < PATIENCE

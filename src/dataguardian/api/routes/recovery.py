@@ -56,8 +56,11 @@ async def list_key_proofs(services: Given) -> Listing[JobProofsOut]:
     responses=documented(404, 413, 415, 422),
 )
 async def record_key_proof(services: Given, body: KeyProofIn) -> Response:
-    """Takes note that keys opened a backup, wherever they are kept: `dataguardian key prove` says so."""
-    await services.proofs.record(body.execution_id, body.keys)
+    """Takes note that keys opened a backup, wherever they are kept, or that they did not: `dataguardian key prove`."""
+    if body.failure is not None:
+        await services.proofs.record_failure(body.execution_id, body.failure)
+    else:
+        await services.proofs.record(body.execution_id, body.keys)
     return Response(status_code=204)
 
 

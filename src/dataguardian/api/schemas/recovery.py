@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from dataguardian.api.schemas.common import Input, Moment, Output, example, shown
-from dataguardian.core.keyproofs import JobProofs, KeyProof
+from dataguardian.core.proofrecords import MOST_CHARACTERS, FailedProof, JobProofs, KeyProof
 from dataguardian.core.recovery import KitStatus, Reason
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024)]
@@ -58,6 +58,18 @@ class KeyProofOut(Output):
         return shown(cls, proof)
 
 
+class FailedProofOut(Output):
+    """A try since the last proof that opened nothing."""
+
+    at: Moment
+    by: str
+    message: str
+
+    @classmethod
+    def of(cls, failed: FailedProof) -> Self:
+        return shown(cls, failed)
+
+
 class JobProofsOut(Output):
     """A backup job whose newest good backup is encrypted."""
 
@@ -67,10 +79,15 @@ class JobProofsOut(Output):
     directory: str
     checksum: str
     keys: list[KeyProofOut]
+    failed: Annotated[
+        FailedProofOut | None,
+        Field(description="The last try, when it opened nothing"),
+    ]
 
     @classmethod
     def of(cls, proofs: JobProofs) -> Self:
-        return shown(cls, proofs, keys=[KeyProofOut.of(key) for key in proofs.keys])
+        failed = FailedProofOut.of(proofs.failed) if proofs.failed else None
+        return shown(cls, proofs, keys=[KeyProofOut.of(key) for key in proofs.keys], failed=failed)
 
 
 class KeyProofIn(Input):
@@ -82,4 +99,13 @@ class KeyProofIn(Input):
     )
 
     execution_id: uuid.UUID
-    keys: Annotated[list[Key], Field(min_length=1, max_length=50, description="Those that opened it")]
+    keys: Annotated[list[Key], Field(max_length=50, description="Those that opened it; none when a try failed")]
+    failure: Annotated[
+        str | None, Field(max_length=MOST_CHARACTERS, description="Why none did, in place of `keys`")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.keys) == (self.failure is not None):
+            raise ValueError("either keys or failure is needed")
+        return self

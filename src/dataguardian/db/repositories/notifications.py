@@ -24,6 +24,11 @@ class NotificationRepository(Repository[NotificationRow]):
         statement = update(NotificationRow).where(NotificationRow.read_at.is_(None)).values(read_at=now, updated_at=now)
         return await self.changed(statement)
 
+    async def mark_titled_read(self, titles: Sequence[str], now: datetime) -> int:
+        """Marks those unread notifications as read whose title is one of these; returns how many there were."""
+        unread = NotificationRow.read_at.is_(None) & NotificationRow.title.in_(titles)
+        return await self.changed(update(NotificationRow).where(unread).values(read_at=now, updated_at=now))
+
 
 class SettingRepository(Repository[SystemSetting]):
     model = SystemSetting
