@@ -267,6 +267,15 @@ def test_a_bucket_in_another_region_is_found(moto: MotoServer) -> None:
     assert "region=eu-south-9" in caught.value.hint
 
 
+def test_what_sends_much_more_than_was_asked_for_does_not_speak_s3(moto: MotoServer) -> None:
+    """A web server whose every address is a long page, or one that wants to fill our memory: an error with a hint."""
+    bucket, page = moto.bucket(), Reply(200, b"<html>" * 3_000_000)
+    for use in (lambda storage: storage.put("a", b"x"), lambda storage: list(storage.list())):
+        with HttpFront(moto.port, Nth(page)) as front, pytest.raises(StorageUnreachableError) as caught:
+            use(s3(moto, bucket, endpoint=f"http://127.0.0.1:{front.port}"))
+        assert "endpoint" in caught.value.hint
+
+
 def test_tls_is_verified(tmp_path: Path) -> None:
     """Large parts go through TLS both ways, again and again on one connection; an unknown authority is refused, and
     `ca_file` makes it known.

@@ -36,8 +36,14 @@ _SLICE_BYTES = 256 * KIB
 _NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
-class AnswerTooLargeError(Exception):
-    """The body is longer than the caller allows; it was not read."""
+class AnswerTooLargeError(StorageUnreachableError):
+    """The body is longer than the caller allows; it was not read. Unless it is an object's, no such service sent it."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"what answers sends more than the {most_bytes} bytes that its answer may have",
+            hint="check the endpoint: it does not speak this protocol",
+        )
 
 
 @dataclass(frozen=True)
@@ -216,10 +222,10 @@ def _read(response: _Response, max_bytes: int) -> Answer:
     bound = max_bytes if is_good else MAX_ERROR_BYTES
     told_bytes = response.length
     if is_good and told_bytes is not None and told_bytes > bound:
-        raise AnswerTooLargeError
+        raise AnswerTooLargeError(bound)
     body = response.read(bound + 1 if told_bytes is None else min(told_bytes, bound))
     if is_good and len(body) > bound:
-        raise AnswerTooLargeError
+        raise AnswerTooLargeError(bound)
     if is_good and response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return Answer(response.status, response.reason, response.headers, body)
