@@ -112,6 +112,7 @@ def test_every_answer_is_a_set_of_known_channels_and_no_alarm_is_lost(
         ({"digest": {"channels": ["mail"], "hour": 24}}, "less than or equal to 23"),
         ({"digest": {"channels": ["mail"], "time_zone": "Mars/Olympus"}}, "not an IANA time zone"),
         ({"digest": {"channels": ["mail"], "time_zone": "../../etc/passwd"}}, "not an IANA time zone"),
+        ({"digest": {"channels": ["mail"], "time_zone": "a/" * 500 + "b"}}, "not an IANA time zone"),
         ({"channels": {"mail\n": CHANNELS["mail"]}}, "pattern"),
         ({"channels": {"mail": {"type": "pigeon"}}}, "apprise.*email.*webhook"),
         ({"routes": [{"channels": ["mail"], "types": ["backup_exploded"]}]}, "backup_failed"),

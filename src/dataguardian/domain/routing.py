@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Generic, Self, TypeVar
 from uuid import UUID
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from dataguardian.domain.cron import load_zone
+from dataguardian.domain.errors import UsageError
 from dataguardian.domain.notifications import Notification, rank
 from dataguardian.domain.states import NotificationType, Severity
 
@@ -18,9 +19,9 @@ Config = TypeVar("Config", bound=BaseModel)
 
 def _known_zone(name: str) -> str:
     try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not an IANA time zone, such as Europe/Lisbon") from None
+        load_zone(name)  # from a list of names: ZoneInfo itself makes of some an import of a thousand packages
+    except UsageError:
+        raise ValueError(f"{name[:100]!r} is not an IANA time zone, such as Europe/Lisbon") from None
     return name
 
 
