@@ -235,10 +235,10 @@ def test_a_program_that_takes_too_long_is_ended() -> None:
         ("exec >&-; sleep 60", -signal.SIGTERM),
     ):
         began = time.monotonic()
-        code, _, _ = run_child(["sh", "-c", script], timeout_seconds=0.3)
+        code, _, _ = run_child(["sh", "-c", script], timeout_seconds=2)  # the shell has set its trap by then
         assert code == expected
-        assert time.monotonic() - began < 15
-    code, output, _ = run_child(["sh", "-c", "sleep 60 & echo done"], timeout_seconds=0.5)
+        assert time.monotonic() - began < 30
+    code, output, _ = run_child(["sh", "-c", "sleep 60 & echo done"], timeout_seconds=2)
     assert (code, output) == (0, b"done\n")
 
 

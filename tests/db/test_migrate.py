@@ -139,9 +139,9 @@ def test_a_catalogue_that_is_up_to_date_costs_no_time(tmp_path: Path) -> None:
     migrate.upgrade(url)
     code = """
         import time
-        start = time.perf_counter()
+        start = time.process_time()  # of this process alone, however busy the machine
         migrate.upgrade(sys.argv[1])
-        assert time.perf_counter() - start < 0.3
+        assert time.process_time() - start < 0.3
         assert not {"alembic", "sqlalchemy"} & set(sys.modules)
     """
     child = in_child(code, url)

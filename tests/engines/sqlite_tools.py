@@ -129,11 +129,12 @@ def killed(path: Path, script: str) -> None:
         process.wait()
 
 
-def children() -> set[int]:
+def children(parent: int | None = None) -> set[int]:
+    """Returns the children of a process, of this one by default."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             status = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(status[1]) == os.getpid():
+            if int(status[1]) == (parent or os.getpid()):
                 found.add(int(entry.name))
     return found

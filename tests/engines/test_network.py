@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -68,13 +69,14 @@ def test_a_tunnel_in_both_forms(kind: str) -> None:
 
 def test_a_probe_that_does_not_come_back() -> None:
     """A probe that hangs is answered for, in time; one that fails says so to whoever asked."""
-    began = time.monotonic()
-    assert within(0.2, lambda: (time.sleep(1), ProbeResult("ok"))[1]).status == "timeout"
-    assert time.monotonic() - began < 0.9
-    assert within(5, lambda: ProbeResult("ok")).status == "ok"
+    came_back, began = threading.Event(), time.monotonic()
+    assert within(0.2, lambda: (came_back.wait(60), ProbeResult("ok"))[1]).status == "timeout"
+    assert time.monotonic() - began < 30
+    came_back.set()
+    assert within(60, lambda: ProbeResult("ok")).status == "ok"
 
     def fail() -> ProbeResult:
         raise UsageError("no")
 
     with pytest.raises(UsageError):
-        within(5, fail)
+        within(60, fail)

