@@ -142,7 +142,10 @@ class Archive:
 
     def metadata(self, collection: str) -> dict[str, Any]:
         (found,) = [one for one in self.listed if one["collection"] == collection]
-        assert list(found) == ["db", "collection", "metadata", "size", "type"]
+        assert list(found) in (
+            ["db", "collection", "metadata", "size", "type"],
+            ["db", "collection", "metadata", "size"],
+        )
         parsed: dict[str, Any] = json.loads(found["metadata"])
         return parsed
 
@@ -168,7 +171,7 @@ class Archive:
     def _data_name(self, listed: dict[str, Any]) -> str:
         """Time series of servers before 8.3 have their documents under another name."""
         major, minor, *_ = map(int, self.header["server_version"].split("."))
-        in_buckets = listed["type"] == "timeseries" and (major, minor) < (8, 3)
+        in_buckets = listed.get("type") == "timeseries" and (major, minor) < (8, 3)
         return f"system.buckets.{listed['collection']}" if in_buckets else str(listed["collection"])
 
     def _block(self) -> list[bytes]:

@@ -504,17 +504,17 @@ def test_what_mongodump_says_is_repeated_without_the_password(
     assert SECRET not in caught.value.message
 
 
-@pytest.mark.parametrize("version", ["100.2.1", "r4.2.25", "3.6.3"])
+@pytest.mark.parametrize("version", ["100.3.1", "r4.2.25", "3.6.3"])
 def test_a_mongodump_that_is_too_old_is_not_used(
     mongo: MongoServer, fake_mongodump: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """Before 100.3 it took a password from nowhere but its command line: the driver dumps, and says no worse of it."""
+    """It knows no time series, and before 100.3 no password but in its command line: the driver dumps instead."""
     name = mongo.name()
     mongo.client[name]["things"].insert_one({})
     monkeypatch.setenv("PATH", str(fake_mongodump(b"", version=version).parent / "bin"))
     (stream,) = dump(mongo.url(name))
     assert stream.metadata["dumped_with"] == "driver"
-    with pytest.raises(MissingToolError, match=r"mongodump is older than 100\.3"):
+    with pytest.raises(MissingToolError, match=r"mongodump is older than 100\.4"):
         dump(mongo.url(name, query="dump_with=mongodump"))
     assert tools.client_programs()[0].path is None
 
@@ -597,6 +597,36 @@ def test_users_are_merged_by_the_server() -> None:
     assert (merge["db"], merge["drop"], merge["$db"]) == ("shop", False, "admin")
     assert [command["drop"] for command in dropped] == [insert["insert"]]
     assert warnings == ["1 users and roles of shop exist, and stayed as they are"]
+
+
+def test_a_time_series_of_mixed_types() -> None:
+    """Buckets that an older server filled are taken by a newer one when it is told; what it took before is not sent
+    again, and a server that still refuses fails the restore.
+    """
+    from dataguardian.engines.mongodb import archive as format_  # noqa: PLC0415 -- only here
+
+    text = '{"options": {"timeseries": {"timeField": "t"}}, "indexes": [], "collectionName": "series"}'
+    listed = format_.Listed(format_.Namespace("shop", "series"), text, "timeseries")
+    prelude = format_.Prelude("7.0.14", "t", (listed,))
+    name, buckets = prelude.data_name(listed), [bson.encode({"_id": number}) for number in range(3)]
+    parts = [format_.encoded_prelude(prelude), format_.encoded_header(name), *buckets]
+    data = b"".join([*parts, format_.encoded_end(name, format_.crc64(b"".join(buckets)))])
+    refusal = {"ok": 1.0, "n": 1, "writeErrors": [{"index": 1, "code": 408, "errmsg": "mixed schema data"}]}
+    taken = {"ok": 1.0, "n": 2}
+    replies = [refusal, taken, refusal, refusal]
+    answers = {
+        "insert": lambda command: replies.pop(0) if command["insert"] == str(name.collection) else {"ok": 1.0, "n": 1},
+        "listCollections": lambda _: {"ok": 1.0, "cursor": {"id": 0, "ns": "shop.x", "firstBatch": []}},
+    }
+    with MongoPeer(answers=answers) as peer:
+        restore(peer.url(), [Kept("shop", KIND, data, {})])
+        sent = [one["documents"] for one in peer.named("insert") if one["insert"] == name.collection]
+        assert [[document["_id"] for document in documents] for documents in sent] == [[0, 1, 2], [1, 2]]
+        (change,) = peer.named("collMod")
+        assert (change["collMod"], change["timeseriesBucketsMayHaveMixedSchemaData"]) == ("series", True)
+        with pytest.raises(RestoreFailedError, match="mixed schema"):
+            restore(peer.url(), [Kept("shop", KIND, data, {})])
+    assert not replies
 
 
 def test_a_time_series_does_not_touch_what_has_its_name(mongo: MongoServer) -> None:

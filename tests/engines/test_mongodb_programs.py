@@ -92,6 +92,13 @@ def as_mongorestore_reads(shown: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def assert_alike(ours: Archive, theirs: Archive, collection: str) -> None:
+    """Ours says of a collection what theirs says; older releases of mongodump do not tell the type."""
+    said, heard = ours.metadata(collection), theirs.metadata(collection)
+    assert {key: said.get(key) for key in heard} == heard
+    assert set(said) - set(heard) <= {"type"}
+
+
 @contextmanager
 def dumping(address: str) -> Iterator[DumpStream]:
     """The only stream of a dump that goes on."""
@@ -157,8 +164,8 @@ def test_both_write_the_same(mongo: MongoServer) -> None:
     assert ours.header["server_version"] == theirs.header["server_version"]
     for one in ours.listed:
         (other,) = [other for other in theirs.listed if other["collection"] == one["collection"]]
-        assert one["type"] == other["type"]
-        assert ours.metadata(one["collection"]) == theirs.metadata(one["collection"])
+        assert other.get("type", one["type"]) == one["type"]
+        assert_alike(ours, theirs, one["collection"])
     assert len(ours.listed) == len(theirs.listed)
 
 
@@ -251,6 +258,8 @@ def test_users_and_roles_of_a_database() -> None:
 @pytest.mark.parametrize(("version", "place"), [("7.0.14", "system.buckets.things"), ("8.3.0", "things")])
 def test_time_series(version: str, place: str) -> None:
     """The buckets travel as they are, under the name that the server's release keeps them by, in both directions."""
+    if place == "things" and tuple(map(int, needed_mongodump().version.split("."))) < (100, 16):
+        pytest.skip("MongoDB 8.3 needs mongodump 100.16")
     with _peer({"type": "timeseries", "options": SERIES}, version) as peer:
         streams = [dump(peer.url(BY_MONGODUMP))[0]]
         if place != "things":  # what newer servers have, only mongodump reads
@@ -316,7 +325,7 @@ def test_every_option_of_a_collection_and_of_its_indexes() -> None:
     with _peer({"options": EVERY_OPTION}, answers=lists) as peer:
         streams = [dump(peer.url(query))[0] for query in (BY_DRIVER, BY_MONGODUMP)]
     ours, theirs = (Archive(stream.data) for stream in streams)
-    assert ours.metadata("things") == theirs.metadata("things")
+    assert_alike(ours, theirs, "things")
     assert ours.documents["shop", "things"] == theirs.documents["shop", "things"] != []
     asked = []
     for stream in streams:
@@ -341,9 +350,16 @@ def _asked(target: MongoPeer) -> dict[str, Any]:
     options = {key: value for key, value in create.items() if key in EVERY_OPTION}
     found = {key: bson.encode(value if isinstance(value, dict) else {"": value}) for key, value in options.items()}
     for index in indexes:
-        parts = {key: bson.encode({"": value}) for key, value in index.items() if key not in ("ns", "v")}
-        found[f"index {index['name']}"] = parts
+        parts = {key: _unordered(value) for key, value in index.items() if key not in ("ns", "v", "key")}
+        found[f"index {index['name']}"] = [bson.encode(index["key"]), parts]
     return found
+
+
+def _unordered(value: Any) -> Any:
+    """Older releases of mongorestore mix up the order of an index's collation."""
+    if isinstance(value, dict):
+        return {key: _unordered(part) for key, part in value.items()}
+    return bson.encode({"": value})
 
 
 # The engine with mongodump

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dataguardian.domain.errors import RestoreFailedError
-from dataguardian.engines.mongodb.archive import Documents, Namespace, has_raw_data, version_tuple
+from dataguardian.engines.mongodb.archive import BUCKETS, Documents, Namespace, has_raw_data, version_tuple
 from dataguardian.engines.mongodb.server import Link, without_data
 
 BATCH_BYTES = 8 << 20
 BATCH_DOCUMENTS = 10_000
 _ZEROS_SINCE_PATCH = {7: 13, 6: 17, 5: 29}
 _NO_PATCH = 1 << 30
+_MIXED_SCHEMAS = 408
+"""CannotInsertTimeseriesBucketsWithMixedSchema."""
 _ZERO_TIMESTAMP = re.compile(rb"\x11[^\0]+\0{9}", re.DOTALL)
 
 
@@ -67,10 +69,25 @@ def insert(
         if is_time_series
         else {"bypassDocumentValidation": True}
     )
-    reply = link.command(place.database, {"insert": place.collection, "documents": batch, "ordered": True} | options)
-    _check(reply, len(batch), shown_as)
+    command: dict[str, Any] = {"insert": place.collection, "documents": batch, "ordered": True} | options
+    reply, sent = link.command(place.database, command), batch
+    if is_time_series and _mixes_schemas(reply):
+        _admit_mixed_schemas(link, place)
+        sent = batch[int(reply.get("n", 0)) :]
+        reply = link.command(place.database, command | {"documents": sent})
+    _check(reply, len(sent), shown_as)
     if not keeps_zeros:
         _give_zeros_back(link, place, batch)
+
+
+def _mixes_schemas(reply: dict[str, Any]) -> bool:
+    return any(error.get("code") == _MIXED_SCHEMAS for error in reply.get("writeErrors", ()))
+
+
+def _admit_mixed_schemas(link: Link, place: Namespace) -> None:
+    """Buckets that older servers filled may hold one field with several types, which newer ones take only when told."""
+    name = place.collection.removeprefix(BUCKETS)
+    link.command(place.database, {"collMod": name, "timeseriesBucketsMayHaveMixedSchemaData": True})
 
 
 def stored(link: Link, place: Namespace) -> list[bytes]:

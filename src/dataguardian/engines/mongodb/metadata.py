@@ -34,7 +34,8 @@ def as_json(metadata: Metadata) -> str:
     document |= {"uuid": metadata.uuid} if metadata.uuid else {}
     document["collectionName"] = metadata.collection
     document |= {"type": metadata.type} if metadata.type else {}
-    return json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    # Escapes of two halves, as an emoji's would be, are more than mongorestore reads before 100.10 or so.
+    return json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS, ensure_ascii=False)
 
 
 def from_json(text: str) -> Metadata:

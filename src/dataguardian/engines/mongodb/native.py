@@ -116,6 +116,6 @@ class MongodumpDump:
     def _unsound(self, error: IntegrityError) -> DumpFailedError:
         return DumpFailedError(
             f"mongodump of database {self.name!r} wrote an archive that cannot be read: {error.message}",
-            hint="check the program, or give dump_with=driver",
+            hint="install a newer mongodb-database-tools, or give dump_with=driver",
             database=self.name,
         )

@@ -10,8 +10,8 @@ from dataguardian.registry import ClientProgram
 _PACKAGE = "mongodb-database-tools"
 _PACKAGES = {"apt-get": _PACKAGE, "dnf": _PACKAGE, "zypper": _PACKAGE, "brew": f"mongodb/brew/{_PACKAGE}"}
 _DOWNLOADS = "https://www.mongodb.com/try/download/database-tools"
-_OLDEST = (100, 3)
-"""The release of mongodump from which on it takes its address, and with it the password, from a file."""
+_OLDEST = (100, 4)
+"""The release of mongodump that knows time series; the one before was the first to take a password from a file."""
 
 
 def find_mongodump() -> ToolSet | None:
@@ -28,7 +28,7 @@ def needed_mongodump() -> ToolSet:
     found = find_mongodump()
     if found is None:
         old = next(iter(find_sets(("mongodump",))), None)
-        what = "mongodump is not on PATH" if old is None else f"{old.path('mongodump')} is older than 100.3"
+        what = "mongodump is not on PATH" if old is None else f"{old.path('mongodump')} is older than 100.4"
         raise MissingToolError(
             f"{what}, and dump_with=mongodump was asked for",
             hint=f"{install_command()}, or leave dump_with out: the driver writes the same archive",
