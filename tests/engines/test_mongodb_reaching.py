@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ import pytest
 from dataguardian.domain.errors import AuthenticationError
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.mongodb import server as mongodb_server
-from dataguardian.engines.mongodb.config import MongoConfig
+from dataguardian.engines.mongodb.config import MongoConfig, uri_of
+from dataguardian.engines.mongodb.tlsfiles import key_file, uri_options
 from dataguardian.engines.network import Endpoint
 from dataguardian.engines.registry import engine_config
 from tests.certificates import Authority, Pair
 from tests.engines.conformance import counted, dump, engine_at, restore
 from tests.engines.mongodb_peer import MongoPeer
-from tests.mongo import MongoServer, require_mongo
+from tests.mongo import MongoServer, require_mongo, require_programs
 
 
 @dataclass
@@ -84,6 +86,40 @@ def test_tls_modes(secure: Secure, query: str, host: str, outcome: str) -> None:
     if outcome == "refused":
         with pytest.raises(AuthenticationError):
             dump(source)
+
+
+@pytest.mark.parametrize(
+    ("query", "host", "by"),
+    [
+        ("ssl_mode=prefer", "127.0.0.1", "mongodump"),
+        ("ssl_mode=require", "127.0.0.1", "mongodump"),
+        ("ssl_mode=verify-full&ssl_ca={ca}", "localhost", "mongodump"),
+        ("ssl_mode=verify-ca&ssl_ca={ca}", "127.0.0.1", "driver"),
+    ],
+)
+def test_tls_by_mongodump(secure: Secure, query: str, host: str, by: str) -> None:
+    """The real mongodump gets through to a server that asks for a certificate; else the driver does."""
+    require_programs()
+    source = secure.url(query.format(ca=secure.authority.file), host)
+    (stream,) = dump(source)
+    assert stream.metadata["dumped_with"] == by
+    restore(source, [stream], drop_existing=True)
+    assert counted(source) == {"things": 1}
+
+
+def test_mongodump_verifies_what_it_is_asked_to(secure: Secure) -> None:
+    """With the settings that the engine gives it, it refuses a stranger's certificate and another host's name."""
+    require_programs()
+    for ca, host in ((secure.other.file, "localhost"), (secure.authority.file, "127.0.0.1")):
+        config = engine_config(parse_url(secure.url(f"ssl_mode=verify-full&ssl_ca={ca}", host)))
+        assert isinstance(config, MongoConfig)
+        with key_file(config) as key_path:
+            options = uri_options(config, key_path, has_tls=True) | {"serverSelectionTimeoutMS": "2000"}
+            address = uri_of(config, Endpoint(host, secure.server.port, host), None, options)
+            argv = ["mongodump", "--archive", f"--db={secure.database}", f"--uri={address}"]
+            done = subprocess.run(argv, capture_output=True, check=False)
+        assert done.returncode != 0
+        assert b"x509" in done.stderr, done.stderr
 
 
 def test_the_servers_own_name_is_expected_behind_a_tunnel(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
