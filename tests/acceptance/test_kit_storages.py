@@ -78,10 +78,15 @@ def followed(script: str, place: Path, env: dict[str, str]) -> str:
     return done.stdout
 
 
-def job_of(service: Service, place: Place, source_id: str, encryption: dict[str, Any] | None) -> None:
+def job_of(
+    service: Service, place: Place, source_id: str, encryption: dict[str, Any] | None, *, further: str | None = None
+) -> None:
+    """Makes a storage location and a job of it, with one backup; `further` names a second place of it."""
     with service.client() as client:
         row = client.post(STORAGE.path, {"name": place.name, "type": place.type, "config": place.config})
-        options = {"part_size_mb": 1} | ({"encryption": encryption} if encryption else {})
+        options: dict[str, Any] = {"part_size_mb": 1} | ({"encryption": encryption} if encryption else {})
+        if further is not None:
+            options["storage_targets"] = [r["id"] for r in client.rows(STORAGE.path) if r["name"] == further]
         job = {"name": f"to {place.name}", "datasource_id": source_id, "storage_location_id": row["id"]}
         client.post(JOB.path, {**job, "backup_options": options})
     assert service.backup(f"to {place.name}")["status"] == "completed"
@@ -119,6 +124,9 @@ def burnt() -> Iterator[Burnt]:
         places = Places(stack, machine, disk).all()
         for number, place in enumerate(places):
             job_of(service, place, row["id"], ways[number % len(ways)])
+        (machine / "inner disk").mkdir()
+        inner = Place("inner", "local", {"path": str(machine / "inner disk")})
+        job_of(service, inner, row["id"], None, further="disk")
         service.told("job", "edit", "dataguardian", "--storage", "disk")
         service.backup("dataguardian")
         taken = service.ok("recovery-kit", "--plain", "--output", str(service.folder / "kit"))
@@ -135,16 +143,19 @@ def test_every_place_is_tried(burnt: Burnt) -> None:
     assert list(burnt.places) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "inner"])
 def test_stock_tools_fetch_and_restore(burnt: Burnt, tmp_path: Path, name: str) -> None:
-    """In an empty folder, with an empty home, bash runs the document's own lines, and the tree is there again."""
+    """In an empty folder, with an empty home, bash runs the document's own lines, and the tree is there again.
+
+    `inner` was a disk of the machine, and the backup has a second place.
+    """
     chapters, env = blocks(burnt.kit), bare(tmp_path / "machine")
     place = tmp_path / "an empty folder"
     place.mkdir()
     script = "\n".join(["set -e", prepared(chapters), *chapters[f"JOB to {name}"]])
     followed(script, place, env)
     arguments = (tmp_path / "machine" / "arguments").read_bytes()
-    for secret in burnt.places[name].secrets:
+    for secret in burnt.places[name].secrets if name in burnt.places else ():
         assert secret.encode() not in arguments
     private = [path for path in place.iterdir() if path.is_file()]
     assert {path.stat().st_mode & 0o077 for path in private} == {0}

@@ -38,7 +38,7 @@ KEEPER = Actor(ActorKind.CONSOLE, "keeper", Role.ADMIN, frozenset(Permission))
 EVIL = {
     "host": "example.org",
     "username": "$(touch x)",
-    "remote_path": "/a\n```\ntouch x\n```sh\ntouch x; '\n$(touch x)",
+    "remote_path": "/a\n```\ntouch x\n```sh\ntouch x; '\n!touch x\n$(touch x)",
     "password": "a\nEND-OF-K2\ntouch x\n```\n```sh\ntouch x\n",
 }
 WORDS = "some words that open it"
@@ -240,8 +240,9 @@ def test_a_name_cannot_become_a_command(tmp_path: Path) -> None:
         text = await worst.take()
         commands = [block for all_of in blocks(text).values() for block in all_of]
         script = "\n".join(block for block in commands if not block.startswith("names_"))
-        bash = ["bash", "-c", f"cd {here.folder}/place\n{script}"]
+        bash = ["bash", "-c", f"cd {here.folder}/place\n{script}\nfor s in s1 s2; do fetch_$s it; names_$s it; done"]
         done = subprocess.run(bash, capture_output=True, text=True, check=False)
+        assert done.stderr.count("its folder has a line break") == 2
         assert "WRONG" not in done.stdout
         assert "k2: right" in done.stdout
         assert (here.folder / "place" / "k2").read_text() == EVIL["password"]

@@ -57,7 +57,6 @@ def with_rclone(
     flags: Sequence[str] = (),
     files: Mapping[str, str] | None = None,
     paths: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
     lacking: Sequence[str] = (),
 ) -> ByHand:
     """Returns commands for `rclone` (1.60 or newer), told everything by variables, so that no secret is an argument.
@@ -70,7 +69,7 @@ def with_rclone(
     lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={quoted(text)}" for name, text in plain.items()]
     lines += [f"export RCLONE_CONFIG_KIT_{name.upper()}={content_of(name)}" for name in texts]
     found = rclone_commands(f"kit:{root}", lines, files={**texts, **(files or {})}, flags=flags)
-    return replace(found, paths=paths or {}, notes=notes, lacking=lacking)
+    return replace(found, paths=paths or {}, lacking=lacking)
 
 
 def rclone_commands(

@@ -17,6 +17,7 @@ _END, _FENCE = "END-OF-", "```"
 _TYPED = frozenset(string.ascii_letters + string.digits + string.punctuation) - {"|"}
 
 PREPARE = r"""
+set +o history +H
 umask 077
 export KIT="$PWD"
 typed() {
@@ -45,8 +46,8 @@ checks() {
   while IFS= read -r line; do printf %s "$line" | sha256sum | cut -c1-4; done < "$KIT/$1" | paste -sd' '
 }
 """.strip().splitlines()
-"""What the kit's commands stand on, for bash: `typed` reads groups, `exact` lines as they are, `coded` base64; each
-says whether what was typed is what was meant. `checks` shows the checks of a file's lines.
+"""What the kit's commands stand on, for bash, which is to remember none of them: `typed` reads groups, `exact` lines as
+they are, `coded` base64; each says whether what was typed is what was meant. `checks` shows those of lines.
 """
 
 

@@ -161,6 +161,11 @@ def _own(kit: Kit) -> Iterator[str]:
             "The catalogue has no backup of its own, so the service cannot be brought back: define "
             "datasources, storage locations and jobs again as chapters 3 and 5 describe them."
         )
+        if kit.catalogue is not None:
+            yield from _text(
+                f"Unless {kit.catalogue.address} still stands: then {kit.secret_keys[0].name} is "
+                f"DATAGUARDIAN_SECRET_KEY, {kit.catalogue.url.name} is DATABASE_URL, and `dataguardian up` has it all."
+            )
         return
     yield from _text(
         f"Install release {kit.version}, or a newer one: pip install 'dataguardian[all]=={kit.version}', or "
@@ -211,8 +216,8 @@ def _revival(kit: Kit, job: KitJob) -> list[str]:
         'cd "$KIT"',
         'export DATAGUARDIAN_HOME="${DATAGUARDIAN_HOME:-$HOME/.dataguardian}"',
         'mkdir -m 700 -p "$DATAGUARDIAN_HOME"',
-        f'cat {keys} > "$DATAGUARDIAN_HOME/secret.key"',
-        *([f'cp {kit.pins.path} "$DATAGUARDIAN_HOME/known_hosts"'] if kit.pins else []),
+        f'(set -C; cat {keys} > "$DATAGUARDIAN_HOME/secret.key")',  # -C: a key that is there already stays
+        *([f'(set -C; cat {kit.pins.path} > "$DATAGUARDIAN_HOME/known_hosts")'] if kit.pins else []),
         *_fetched(job.backup),
     ]
     target, password = '"sqlite://$DATAGUARDIAN_HOME/catalogue.db"', ""
@@ -301,7 +306,9 @@ def _by_hand(job: KitJob, backup: KitBackup) -> list[str]:
 
 
 def _fetched(backup: KitBackup) -> list[str]:
-    return [f"fetch_{name} {shlex.quote(backup.directory)}" for name in backup.storages[:1]]
+    """Returns one line: the nearest storage may have gone with the machine, and then the next one is asked."""
+    line = " || ".join(f"fetch_{name} {shlex.quote(backup.directory)}" for name in backup.storages)
+    return [line] if line else []
 
 
 def _others(kit: Kit) -> Iterator[str]:

@@ -128,7 +128,6 @@ class BucketConfig(RemoteConfig):
             flags=flags + ([] if self.verify else ["--no-check-certificate"]),
             files=files,
             paths={"ca": self.ca_file} if ca_text and self.ca_file else {},
-            notes=["this needs rclone 1.62 or newer"] if customer_key else (),
             lacking=lacking,
         )
 

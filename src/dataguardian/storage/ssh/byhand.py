@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dataguardian.storage.ssh import SshConfig
 
 _ASKED = ("password", "passphrase")
+_ENDS_OF_LINE = frozenset("\n\r")
 _ANSWER = (
     r"#!/bin/sh\n"
     r"case $1 in\n"
@@ -27,6 +28,11 @@ _ANSWER = (
 def commands(config: SshConfig, known_hosts: str) -> ByHand:
     """`known_hosts` is DataGuardian's own file, which has the server's key where the configuration does not name it."""
     files, paths, lacking = _sign_in(config)
+    if set(config.folder) & _ENDS_OF_LINE:
+        # On a line of its own, sftp would take what follows for a command, `!` and a program's name for one of bash's.
+        lacking.append(f"sftp cannot be told the folder {config.folder!a}: fetch the backups by another program")
+        refused = ["echo 'its folder has a line break' >&2; return 1"]
+        return ByHand("sftp", refused, refused, files=files, paths=paths, lacking=lacking)
     prepare, words = _pinned(config, known_hosts, files, lacking)
     prepare += _answering(files)
     words += ["-o NumberOfPasswordPrompts=1"]
