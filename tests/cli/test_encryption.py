@@ -86,6 +86,16 @@ def test_without_the_key_nothing_is_called_good(
     assert (tmp_path / "back" / "two.log").read_text() == "two\n"
 
 
+def test_a_backup_in_clear_where_one_is_expected_to_be_encrypted_is_told(
+    program: Program, key: tuple[Path, str], tree: Path, tmp_path: Path
+) -> None:
+    """Whoever gives a key thinks that the backup is sealed for it; anybody could have put another one there."""
+    backup = program.backup(f"files://{tree}")["backup"]
+    assert "not encrypted" not in program.run("restore", backup, f"files://{tmp_path}/one").err
+    told = program.run("restore", backup, f"files://{tmp_path}/two", "--identity-file", str(key[0]))
+    assert (told.code, "a key was given, and this backup is not encrypted" in told.err) == (0, True)
+
+
 def test_a_passphrase_is_nowhere(program: Program, passphrase_file: Path, shop: Path, tmp_path: Path) -> None:
     """It reaches no command line, output or object; a backup that it guards restores with it."""
     with watched_command_lines() as seen:

@@ -21,6 +21,11 @@ from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import codec_for
 from dataguardian.streams.sealing import Opener
 
+NOT_ENCRYPTED = (
+    "a key was given, and this backup is not encrypted: if it should be, somebody else has written it, and all of its "
+    "hashes match all the same"
+)
+
 
 @dataclass(frozen=True)
 class RestoreResult:
@@ -75,7 +80,8 @@ def run_restore(
         refuse_self_restore(engine, place)
     _check_complete(storages, backup, chosen)
     engine.prepare_restore([(stream.name, stream.kind) for stream in chosen], options)
-    cautions = engine.cautions(chosen)
+    in_clear = [NOT_ENCRYPTED] if keys and opener is None else []
+    cautions = in_clear + engine.cautions(chosen)
     for caution in cautions:
         warn(caution)
     codec = codec_for(backup.manifest.compression)
