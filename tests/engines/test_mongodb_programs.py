@@ -7,6 +7,7 @@ import shlex
 import signal
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ from dataguardian.engines.mongodb.dump import Content, restore_by_hand
 from dataguardian.engines.mongodb.native import MongodumpDump
 from dataguardian.engines.mongodb.server import Server
 from dataguardian.engines.mongodb.tools import needed_mongodump
-from tests.cli.program import Program
+from tests.cli.program import Program, finished, running, wait_for
 from tests.engines.conformance import Kept, counted, dump, engine_at, living_children, restore, validate
 from tests.engines.mongodb_peer import Command, MongoPeer
 from tests.engines.mongodb_tools import Archive, build_everything, content
@@ -444,6 +445,37 @@ def test_a_mongodump_that_is_killed(mongo: MongoServer, signum: signal.Signals) 
         with pytest.raises(DumpFailedError):
             drained(stream)
     assert living_children() == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_is_stopped_takes_mongodump_along(tmp_path: Path, signum: signal.Signals) -> None:
+    """However it ends while a server lets mongodump wait, no child is left, and no backup; the file with the address
+    goes too, when there is time for that.
+    """
+    hold = threading.Event()
+    answers: dict[str, Any] = {
+        "getMore": lambda _: {} if hold.wait(60) else None,
+        "count": lambda _: {"ok": 1.0, "n": 1000},
+        "aggregate": lambda command: _cursor(command, [{"n": 1000}]),
+    }
+    program = Program(tmp_path, {"TMPDIR": str(tmp_path / "staging")})
+    documents = [bson.encode({"_id": number, "text": "x" * 1000}) for number in range(1000)]
+    with MongoPeer(documents, replica_set=False, answers=answers) as peer:
+        process, mark = program.start("backup", peer.url(BY_MONGODUMP), program.storage)
+        try:
+            wait_for(lambda: peer.named("getMore"), "mongodump to read on")
+            assert any("mongodump" in line for line in running(mark).values())
+            process.send_signal(signum)
+            assert finished(process, mark).code != 0
+            if (
+                signum == signal.SIGKILL
+            ):  # told to end, but not killed, mongodump waits for the answer that it asked for
+                hold.set()
+            wait_for(lambda: not running(mark), "the end of mongodump")
+        finally:
+            hold.set()
+    assert "manifest.json" not in str(program.stored)
+    assert signum == signal.SIGKILL or program.staged == []
 
 
 def test_a_collection_that_goes_while_mongodump_runs_is_told(mongo: MongoServer) -> None:
