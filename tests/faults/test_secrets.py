@@ -66,7 +66,7 @@ def on_disk(service: Service) -> bytes:
 
 def probe(service: Service, name: str = "db") -> str:
     """Returns what a test of a datasource says."""
-    [row] = [row for row in service.get("/api/datasources")["data"] if row["name"] == name]
+    [row] = [row for row in service.get("/api/datasources", limit=100)["data"] if row["name"] == name]
     return str(service.call("POST", f"/api/datasources/{row['id']}/test").json())
 
 

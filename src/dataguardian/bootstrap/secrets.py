@@ -55,9 +55,14 @@ async def secrets_state(settings: Settings) -> State:
 
 
 async def rotate_secrets(settings: Settings, key_file: Path | None) -> Rotated:
-    """Seals everything with a new key. Raises ConflictError while a service runs on the home, and as Keys.rotate."""
+    """Seals everything with a new key, or ends a rotation to it that was cut short.
+
+    Raises ConflictError while a service runs on the home, and as Keys.rotate.
+    """
     async with _held(settings) as database:
         keys = await open_keys(settings, database)
+        if ended := await keys.ended(key_file):
+            return ended
         await keys.settle()
 
         async def note(session: AsyncSession, rotated: Rotated) -> None:

@@ -59,15 +59,19 @@ def rotate(
     if json:
         output.show_json(asdict(rotated))
         return
-    output.show(
-        f"{rotated.rows} rows are sealed with the key {rotated.new_key_id} now, which lies in {rotated.key_file}"
-    )
+    if rotated.old_key_id == rotated.new_key_id:
+        output.show(f"the catalogue is sealed with the key {rotated.new_key_id} in {rotated.key_file} already")
+    else:
+        output.show(
+            f"{rotated.rows} rows are sealed with the key {rotated.new_key_id} now, which lies in {rotated.key_file}"
+        )
     if settings.secret_key or settings.secret_key_file:
         name = "DATAGUARDIAN_SECRET_KEY" if settings.secret_key else "DATAGUARDIAN_SECRET_KEY_FILE"
         output.warn(
             f"give it to every service with {name} before you start them: with the old one they refuse to start"
         )
-    output.note(f"backups of the catalogue that exist already open with the old key {rotated.old_key_id} only")
+    old = "the old key" if rotated.old_key_id == rotated.new_key_id else f"the old key {rotated.old_key_id}"
+    output.note(f"backups of the catalogue that exist already open with {old} only")
 
 
 @secrets.command()

@@ -19,7 +19,16 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.core.keycheck import KeyRecord, find_record, first_record, locked_record, put_record
-from dataguardian.core.keyring import KEY_FILE, NEXT_FILE, KeyRing, Source, create_key_file, read_keys, sync_folder
+from dataguardian.core.keyring import (
+    KEY_FILE,
+    NEXT_FILE,
+    KeyRing,
+    Source,
+    create_key_file,
+    forget_partials,
+    read_keys,
+    sync_folder,
+)
 from dataguardian.core.resealing import change_key, seal_rows
 from dataguardian.core.vault import Key, Vault
 from dataguardian.db.scrubbing import others_connected, scrub
@@ -95,11 +104,7 @@ class Keys:
         key that the environment names is somebody else's to change: then `key_file` holds the new one, and is made when
         it is not there. Raises UsageError, ConflictError.
         """
-        others = await others_connected(self._database)
-        if others:
-            raise ConflictError(
-                f"{others} connections of DataGuardian to this catalogue are open", hint="stop every service first"
-            )
+        await self._refuse_others()
         old = self.vault_of(await self.record())
         own = self._ring.source is Source.HOME
         if key_file is None and not own:
@@ -108,16 +113,30 @@ class Keys:
                 hint="name the file of the new key with --new-key-file; it is made when it is not there",
             )
         new = await asyncio.to_thread(self._new_key, key_file, own=own)
-        if new.id == old.key_id:
-            raise UsageError("this is the key that is in use already", hint="name another file")
         vault = Vault([new, *old.keys])
         async with self._database.write() as session:
             rows = await change_key(session, old, vault, self._now)
             rotated = Rotated(old.key_id, new.id, rows, str(self._home / KEY_FILE if own else key_file))
             await note(session, rotated)
+            await self._refuse_others()  # one that started meanwhile would go on with the old key
         await asyncio.to_thread(self._settle_files, vault)
         await self._scrub()
         return rotated
+
+    async def ended(self, key_file: Path | None) -> Rotated | None:
+        """Ends a rotation to the key in that file which was cut short after its rows were committed: this process was
+        not given the new key yet. Returns None, and changes nothing, where the catalogue has another key.
+        """
+        if key_file is None or not await asyncio.to_thread(key_file.exists):
+            return None
+        new, record = (await asyncio.to_thread(read_keys, key_file))[0], await self.record()
+        own = self._ring.source is Source.HOME
+        if not record.fits(Vault([new])) or (own and new.id not in {key.id for key in self._ring.all}):
+            return None
+        await asyncio.to_thread(self._settle_files, Vault([new]))
+        await asyncio.to_thread(forget_partials, key_file)
+        await self._scrub()
+        return Rotated(new.id, new.id, 0, str(self._home / KEY_FILE if own else key_file))
 
     @property
     def source(self) -> Source:
@@ -164,7 +183,16 @@ class Keys:
             key_id=record.key_id,
         )
 
+    async def _refuse_others(self) -> None:
+        others = await others_connected(self._database)
+        if others:
+            raise ConflictError(
+                f"{others} connections of DataGuardian to this catalogue are open", hint="stop every service first"
+            )
+
     def _new_key(self, key_file: Path | None, *, own: bool) -> Key:
+        if key_file is not None:
+            forget_partials(key_file)
         if key_file is not None and not key_file.exists():
             create_key_file(key_file, Key.generate())
         new = Key.generate() if key_file is None else read_keys(key_file)[0]
@@ -175,6 +203,7 @@ class Keys:
     def _settle_files(self, vault: Vault) -> None:
         """Ends a rotation of the home's own key: the new key's file takes the old one's place, or goes."""
         following, own = self._home / NEXT_FILE, self._home / KEY_FILE
+        forget_partials(following)
         if self._ring.source is not Source.HOME or not following.exists():
             return
         if read_keys(following)[0].id == vault.key_id:

@@ -6,7 +6,9 @@ only open: so a key that was lost and found again is put back by adding it as a 
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import stat
 import uuid
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ KEY_FILE = "secret.key"
 NEXT_FILE = "secret.key.next"
 """A rotation's new key lies here until the rows that are sealed with it are committed."""
 MOST_BYTES = 64 * 1024
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\Z")
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +110,13 @@ def create_key_file(path: Path, key: Key) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise NotAllowedError(f"the secret key cannot be kept in {path}: {error.strerror}") from error
+
+
+def forget_partials(path: Path) -> None:
+    """Removes what `create_key_file` left beside a file when it was killed: copies of keys that nobody knows of."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        if _PARTIAL.search(left.name):
+            left.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:
