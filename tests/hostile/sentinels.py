@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Protocol, Self, get_args, get_origin
 
 import zstandard
 from cryptography.hazmat.primitives import serialization
@@ -181,17 +181,29 @@ def documents_of(adapter: Adapter[Any], sentinels: Sentinels) -> list[Document]:
     return filled(adapter.config, base, sentinels, adapter.type)
 
 
+class Started(Protocol):
+    """A service whose processes are known, itself among them."""
+
+    def processes(self) -> Iterator[tuple[int, str]]:
+        """Yields ids and command lines."""
+        ...
+
+
 class Watch:
     """Looks all the time at the command lines and environments of everything that a service started."""
 
-    def __init__(self, service: Service, sentinels: Sentinels) -> None:
-        self._service, self._sentinels = service, sentinels
+    def __init__(self, service: Started, sentinels: Sentinels, *, pause_seconds: float = 0.02) -> None:
+        self._service, self._sentinels, self._pause_seconds = service, sentinels, pause_seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.in_argv: set[tuple[str, str]] = set()
         self.in_environment: set[tuple[str, str, str]] = set()
         """Program, variable, and the field whose sentinel it held."""
         self.programs: set[str] = set()
+        self.arguments: set[str] = set()
+        """Whole command lines."""
+        self.holders: set[tuple[str, str]] = set()
+        """Command lines of those whose environment held a sentinel, and the variable."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -206,15 +218,18 @@ class Watch:
             for pid, command in list(self._service.processes()):
                 with contextlib.suppress(OSError):
                     self._take(pid, command)
-            time.sleep(0.02)
+            time.sleep(self._pause_seconds)
 
     def _take(self, pid: int, command: str) -> None:
         program = Path(command.split(" ", 1)[0]).name
         self.programs.add(program)
+        self.arguments.add(command)
         self.in_argv |= {(program, where) for where in self._sentinels.found_in(command.encode())}
         for line in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0"):
             variable = line.split(b"=", 1)[0].decode(errors="replace")
-            self.in_environment |= {(program, variable, where) for where in self._sentinels.found_in(line)}
+            if found := self._sentinels.found_in(line):
+                self.in_environment |= {(program, variable, where) for where in found}
+                self.holders.add((command, variable))
 
 
 def found_in_files(folder: Path, sentinels: Sentinels, *, but: frozenset[str] = frozenset()) -> dict[str, set[str]]:

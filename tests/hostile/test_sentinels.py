@@ -26,12 +26,15 @@ NEEDED_IN_ENVIRONMENT = {
     ("pg_dump", "PGPASSWORD"): "libpq takes a password from nowhere else but a file or a terminal",
     ("pg_dumpall", "PGPASSWORD"): "as pg_dump",
     ("psql", "PGPASSWORD"): "as pg_dump",
+    ("pg_restore", "PGPASSWORD"): "as pg_dump, where it restores; it reads archives without",
     ("setpriv", "PGPASSWORD"): "becomes pg_dump",
     ("stdbuf", "PGPASSWORD"): "becomes pg_dump",
     ("env", "PGPASSWORD"): "becomes pg_dump",
     ("mysqldump", "MYSQL_PWD"): "else it is a file, or an argument that everybody sees",
     ("mariadb-dump", "MYSQL_PWD"): "as mysqldump",
     ("setpriv", "MYSQL_PWD"): "becomes mariadb-dump",
+    ("stdbuf", "MYSQL_PWD"): "becomes mariadb-dump",
+    ("env", "MYSQL_PWD"): "becomes mariadb-dump",
     ("rclone", "RCLONE_CONFIG_PASS"): "rclone opens its configuration with it",
     ("sh", "RCLONE_CONFIG_PASS"): "becomes rclone",
     ("setpriv", "RCLONE_CONFIG_PASS"): "becomes rclone",
@@ -78,6 +81,18 @@ def test_no_adapter_has_a_field_that_is_called_like_a_secret_and_is_none(registr
     check_names(BackupOptions)
     for definition in DEFINITIONS.values():
         check_names(definition.model())
+
+
+@pytest.mark.parametrize("registry", [ENGINES, STORAGES, NOTIFIERS], ids=lambda registry: registry.noun)
+def test_every_secret_field_of_every_adapter_gets_a_sentinel(registry: Any) -> None:
+    """By the types alone, so that a new adapter, or a new field of an old one, cannot be forgotten."""
+    for kind, adapter in registry.adapters.items():
+        sentinels = Sentinels()
+        documents = documents_of(adapter, sentinels)
+        fields = {".".join(leaf.path) for leaf in leaves(adapter.config) if leaf.secret}
+        assert set(sentinels.made.values()) == {f"{kind} {name}" for name in fields}
+        text = json.dumps(documents)
+        assert all(json.dumps(secret)[1:-1] in text for secret in sentinels.made)
 
 
 def test_secrets_come_to_light_nowhere(

@@ -171,6 +171,11 @@ def child_environment(config: PostgresConfig, endpoint: Endpoint) -> dict[str, s
     return kept | given | {"PGAPPNAME": "dataguardian", "PGCONNECT_TIMEOUT": "15", "LC_ALL": "C"}
 
 
+def without_password(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns a client program's environment for one that reads or writes archives, and connects to nothing."""
+    return {name: value for name, value in environment.items() if name != _VARIABLES["password"]}
+
+
 def connection_string(database: str) -> str:
     """Returns a libpq connection string for an argv: any name is safe in it, and it holds no secret.
 

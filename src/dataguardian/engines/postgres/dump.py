@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from dataguardian.domain.errors import DumpFailedError
-from dataguardian.engines.postgres.config import connection_string, quoted_name
+from dataguardian.engines.postgres.config import connection_string, quoted_name, without_password
 from dataguardian.engines.postgres.selection import Selection
 from dataguardian.engines.postgres.server import MAINTENANCE_DATABASES
 from dataguardian.engines.processes import ChildProcess
@@ -60,7 +60,7 @@ class DatabaseDump:
         self._dump = self._children.enter_context(ChildProcess(dump, env=self._environment, stdout=True, stdbuf=True))
         check = [self._tools.path("pg_restore"), "--file=/dev/null"]
         self._checker = self._children.enter_context(
-            ChildProcess(check, env=self._environment, stdin=True, stdbuf=True)
+            ChildProcess(check, env=without_password(self._environment), stdin=True, stdbuf=True)
         )
         return self
 

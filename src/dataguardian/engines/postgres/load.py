@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dataguardian.domain.errors import DataGuardianError, DiskFullError, MissingToolError, RestoreFailedError
-from dataguardian.engines.postgres.config import connection_string
+from dataguardian.engines.postgres.config import connection_string, without_password
 from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 
@@ -52,7 +52,9 @@ class Load:
         run = [self.tools.path("psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
         with (
             ChildProcess([*run, *self._options()], env=self.environment, stdin=True) as psql,
-            ChildProcess(convert, env=self.environment, stdin=True, stdout=True, stdbuf=True) as converter,
+            ChildProcess(
+                convert, env=without_password(self.environment), stdin=True, stdout=True, stdbuf=True
+            ) as converter,
         ):
             pump = threading.Thread(target=self._pump, args=(converter, psql), daemon=True)
             pump.start()
