@@ -63,8 +63,11 @@ class TdsDouble(socketserver.ThreadingTCPServer):
         self.logins = {"sa": PASSWORD}
         self.lock = threading.RLock()
         self.depth = 1
+        self.is_babelfish = False
+        self.faults_at_login: list[tuple[int, str]] = []
         self.features: list[int] = []
         self.packet_bytes = 0
+        self.places: list[int] = []
         """What the last login asked for."""
         self.lossy = False
         """Forgets the last row of every bulk load, and says that it did not."""
@@ -166,11 +169,14 @@ class _Client(socketserver.BaseRequestHandler):
         mangled = text(44)
         password = bytes(((byte ^ 0xA5) << 4 | (byte ^ 0xA5) >> 4) & 0xFF for byte in mangled).decode("utf-16-le")
         user, name = text(40).decode("utf-16-le"), text(68).decode("utf-16-le") or "master"
+        if self.server.faults_at_login:
+            raise RefusedError(self.server.faults_at_login.pop())
         if self.server.logins.get(user) != password:
             raise RefusedError((18456, f"Login failed for user '{user}'."))
         if name not in self.server.databases:
             raise RefusedError((4060, f'Cannot open database "{name}".'), (18456, "Login failed."))
         self.database = name
+        self.server.places = [place for place, length in struct.iter_unpack("<HH", message[36:72]) if length]
         self.server.packet_bytes = struct.unpack_from("<I", message, 8)[0]
         program = "Double".encode("utf-16-le")
         body = b"\x01\x74\x00\x00\x04" + bytes([6]) + program + bytes([16, 0, 0, 0])
@@ -275,6 +281,9 @@ class _Client(socketserver.BaseRequestHandler):
     def depth(self, database: Database) -> bytes:
         return result([{"depth": self.server.depth}])
 
+    def babelfish(self, database: Database) -> bytes:
+        return result([{"found": int(self.server.is_babelfish)}])
+
     def objects(self, database: Database) -> bytes:
         return result([{"objects": len(database.tables)}])
 
@@ -297,6 +306,7 @@ _SHAPES = [
     (rf"INSERT INTO ({TABLE}) \(.*?\) VALUES\n(.*)", _Client.insert),
     (rf"SELECT COUNT_BIG\(\*\) AS \w+ FROM ({TABLE})", _Client.count),
     (r"SELECT @@TRANCOUNT AS depth", _Client.depth),
+    (r"SELECT CAST\(SERVERPROPERTY\('babelfish'\) AS int\) AS found", _Client.babelfish),
     (r"SELECT COUNT\(\*\) AS objects FROM sys\.objects.*", _Client.objects),
     (rf"SELECT [^*]+ FROM ({TABLE})", _Client.select),
 ]

@@ -36,7 +36,7 @@ GO
 GO
 <rows> 3
 GO
-DBCC CHECKIDENT (N'[shop]]].[people]', RESEED, 30) WITH NO_INFOMSGS
+DBCC CHECKIDENT ('[shop]]].[people]', RESEED, 30) WITH NO_INFOMSGS
 GO
 ALTER SEQUENCE [shop]]].[numbers] RESTART WITH 9
 GO

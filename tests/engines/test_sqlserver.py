@@ -33,8 +33,11 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines.base import DumpOptions
 from dataguardian.engines.sqlserver import checking
+from dataguardian.engines.sqlserver.decimals import full_columns, full_rows
 from dataguardian.engines.sqlserver.sqlpackage import staging_folder, write_file
 from dataguardian.engines.sqlserver.stream import read_records
+from dataguardian.engines.sqlserver.types import Cursor, read_type
+from dataguardian.engines.sqlserver.values import decode_row
 from tests.cli.program import Program
 from tests.engines.conformance import Kept, closed_port, dump, engine_at, restore, silent_port, validate
 from tests.engines.sqlserver_double import PASSWORD, Database, Fault, Table, TdsDouble, tds_double
@@ -350,6 +353,54 @@ def test_a_server_that_cannot_rename(double: TdsDouble, source: Database) -> Non
         restore(address_of(double, "copy"), streams, drop_existing=True)
     assert set(double.databases) == {"master", "source", "copy"}
     assert double.databases["copy"].tables
+
+
+def test_a_server_that_forgets_at_a_rename(double: TdsDouble, source: Database) -> None:
+    """On Babelfish a new database is built under its own name, its decimals in full; replacing one tells the price."""
+    double.is_babelfish = True
+    streams = dump(address_of(double, "source"))
+    assert restore(address_of(double, "copy"), streams) == []
+    assert not any("MODIFY NAME" in batch for batch in double.databases["master"].batches)
+    orders, copied = (double.databases[name].tables["[shop]]].[orders]"] for name in ("source", "copy"))
+    assert copied.columns[1].info == bytes([orders.columns[1].type, 17, 38, 10])
+    for before, after in zip(orders.rows, copied.rows, strict=True):
+        values = decode_row(before, 1, orders.columns)[0]
+        assert decode_row(after, 1, copied.columns) == (values, len(after))
+        assert after[6] == 17
+    [warning] = restore(address_of(double, "copy"), streams, drop_existing=True)
+    assert "forgets the texts" in warning
+
+
+def test_decimals_in_full() -> None:
+    """Short decimals get all their bytes, NULL and other types stay, and rows that come in pieces come out whole."""
+    columns = [read_type(Cursor(bytes.fromhex(info))) for info in ("6a050902", "2604", "6c091302")]
+    rows = b"\xd1\x05\x01\x07\0\0\0\x04\x01\0\0\0\x09\0\x08\0\0\0\0\0\0\0" + b"\xd1\0\0\0"
+    wanted = b"\xd1\x11\x01\x07" + bytes(15) + b"\x04\x01\0\0\0\x11\0\x08" + bytes(15) + b"\xd1\0\0\0"
+    for size in (1, 9, 100):
+        pieces = [rows[offset : offset + size] for offset in range(0, len(rows), size)]
+        assert b"".join(full_rows(pieces, columns)) == wanted
+    assert [column.info.hex() for column in full_columns(columns)] == ["6a110902", "", "6c111302"]
+
+
+def test_a_drop_that_is_disturbed(double: TdsDouble, source: Database) -> None:
+    """Another session's work at the wrong moment leaves no database behind."""
+    streams = dump(address_of(double, "source"))
+    double.faults.append(fault := Fault("DROP DATABASE .*_dgold_", 1205, "deadlock victim"))
+    double.databases["target"] = Database(tables={"[dbo].[old]": Table()}, views={"objects": []})
+    assert restore(address_of(double, "target"), streams, drop_existing=True) == []
+    assert fault.fired == 1
+    assert set(double.databases) == {"master", "source", "target"}
+
+
+def test_settings_that_cannot_be_given_back(double: TdsDouble, source: Database) -> None:
+    """A compatibility level that the target does not know is told; one that it has already is not asked for."""
+    [stream] = dump(address_of(double, "source"))
+    stream.metadata["options"] |= {"compatibility_level": 170, "snapshot_isolation_state": 1}
+    double.faults.append(fault := Fault("COMPATIBILITY_LEVEL = 170", 15048, "Valid values are 100 to 160."))
+    [warning] = restore(address_of(double, "copy"), [stream])
+    assert "COMPATIBILITY_LEVEL = 170 could not be given back: Valid values" in warning
+    assert fault.fired == 1
+    assert not any("ALLOW_SNAPSHOT" in batch for batch in double.databases["master"].batches)
 
 
 def test_a_whole_server(double: TdsDouble, source: Database) -> None:

@@ -170,6 +170,17 @@ def test_the_guest_schema_holds_what_is_put_there(made: Catalogue) -> None:
     ]
 
 
+def test_schemas_of_roles_are_there_already(made: Catalogue) -> None:
+    """They are known by their names: where ids are PostgreSQL's, every schema has one as high as theirs."""
+    made.add("schemas", name="db_owner", schema_id=16384)
+    made.add("schemas", name="own", schema_id=21000)
+    made.add("database_principals", name="db_owner", principal_id=16384, is_fixed_role=True)
+    made.add("database_principals", name="clerk", principal_id=22000, is_fixed_role=False)
+    catalogue = catalogue_of(made)
+    assert statements(catalogue) == ["CREATE SCHEMA [own]", "CREATE SCHEMA [shop]]]"]
+    assert "1 users and roles, and what they may do, are not in this backup: clerk" in said(catalogue)
+
+
 # Programs.
 
 

@@ -202,10 +202,11 @@ def test_rows_in_pieces(size: int) -> None:
 
 
 def test_what_a_login_asks_for(double: TdsDouble) -> None:
-    """Texts with a UTF-8 collation as they are, and packets that fit into one record of TLS."""
+    """Texts with a UTF-8 collation as they are, packets that fit into one record of TLS, its parts in their order."""
     with server_at(double).connect("types") as session:
         assert session.program == "Double"
     assert double.features == [0x0A]
+    assert double.places == sorted(double.places)
     assert double.packet_bytes <= 16383
 
 
@@ -216,6 +217,9 @@ def test_refusals_are_told_apart(double: TdsDouble) -> None:
     with pytest.raises(NotFoundError), server_at(double).connect("nowhere"):
         pass
     with pytest.raises(UnreachableError, match="no TLS"), server_at(double, ssl_mode="require").connect("types"):
+        pass
+    double.faults_at_login.append((33557097, "invalid TDS authentication request"))
+    with pytest.raises(AuthenticationError), server_at(double, password="").connect("types"):
         pass
     with pytest.raises(EngineError, match="128 characters"), server_at(double, username="x" * 129).connect("types"):
         pass

@@ -20,7 +20,11 @@ from dataguardian.engines.sqlserver.values import Variant
 Row = dict[str, Any]
 
 SYSTEM_SCHEMAS = frozenset({"sys", "information_schema"})
-BUILT_IN_SCHEMAS = SYSTEM_SCHEMAS | {"dbo", "guest"}
+FIXED_ROLES = frozenset({
+    "db_owner", "db_accessadmin", "db_securityadmin", "db_ddladmin", "db_backupoperator", "db_datareader",
+    "db_datawriter", "db_denydatareader", "db_denydatawriter",
+})  # fmt: skip
+BUILT_IN_SCHEMAS = SYSTEM_SCHEMAS | FIXED_ROLES | {"dbo", "guest"}
 _REQUIRED = ("schemas", "tables", "columns", "types")
 _OPTIONAL = {
     "objects": "objects of kinds that this program does not know",

@@ -9,7 +9,7 @@ from typing import Any, Self
 from dataguardian.domain.errors import DumpFailedError, NotAllowedError
 from dataguardian.engines.sqlserver.catalogue import Catalogue, Row, read_catalogue
 from dataguardian.engines.sqlserver.losses import losses
-from dataguardian.engines.sqlserver.server import Server, attempt, is_mighty, lacks, look, quoted, text
+from dataguardian.engines.sqlserver.server import Server, attempt, is_mighty, lacks, look, plain_text, quoted, text
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.steps import Step, is_plain, steps_after, steps_before
 from dataguardian.engines.sqlserver.stream import (
@@ -218,7 +218,7 @@ class _Writer:
         last = identity.get("last_value") if last is None else last
         if last is not None:
             value = int(last) + (0 if rows else int(identity["increment_value"]))
-            batch = f"DBCC CHECKIDENT ({text(table)}, RESEED, {value}) WITH NO_INFOMSGS"
+            batch = f"DBCC CHECKIDENT ({plain_text(table)}, RESEED, {value}) WITH NO_INFOMSGS"
             yield _step(Step("identity", table, (batch,)))
 
 

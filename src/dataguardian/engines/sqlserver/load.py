@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dataguardian.domain.errors import IntegrityError, RestoreFailedError
+from dataguardian.engines.sqlserver.decimals import full_columns, full_rows, has_decimals
 from dataguardian.engines.sqlserver.literals import literal
-from dataguardian.engines.sqlserver.server import attempt
+from dataguardian.engines.sqlserver.server import attempt, is_babelfish
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.stream import END, PIECE, ROWS, STEP, TABLE, TRAILER, parsed, read_records
 from dataguardian.engines.sqlserver.tables import STAGE, TravellingTable, from_document
@@ -42,10 +43,12 @@ class Loader:
     _tables: int = 0
     _rows: int = 0
     _without_bulk: bool = False
+    _full_decimals: bool = False
 
     def load(self, chunks: Iterable[bytes]) -> None:
         """Raises IntegrityError, RestoreFailedError, and what `chunks` and the session raise."""
         records = read_records(chunks)
+        self._full_decimals = is_babelfish(self.session)
         for kind, payload in records:
             if kind == STEP:
                 self._step(payload)
@@ -129,7 +132,7 @@ class Loader:
         if first is None:
             return
         if not self._without_bulk and self._bulk_first(table, first):
-            self.session.bulk(table.insert_bulk(), table.columns, rows.pieces())
+            self._bulk(table, rows.pieces())
             return
         self._insert(table, first)
         while (block := rows.next_whole()) is not None:
@@ -137,7 +140,7 @@ class Loader:
 
     def _bulk_first(self, table: TravellingTable, first: bytes) -> bool:
         try:
-            self.session.bulk(table.insert_bulk(), table.columns, iter((first,)))
+            self._bulk(table, iter((first,)))
         except ServerError as refusal:
             self.warnings.append(
                 f"database {self.database!r}: {table.quoted} was loaded by INSERT statements,"
@@ -145,6 +148,13 @@ class Loader:
             )
             return False
         return True
+
+    def _bulk(self, table: TravellingTable, rows: Iterator[bytes]) -> None:
+        if self._full_decimals and has_decimals(table.columns):
+            columns = full_columns(table.columns)
+            self.session.bulk(table.insert_bulk(), columns, full_rows(rows, table.columns))
+        else:
+            self.session.bulk(table.insert_bulk(), table.columns, rows)
 
     def _unstage(self, table: TravellingTable) -> None:
         move = f"INSERT INTO {table.quoted} ({table.names}) SELECT {table.loads} FROM {STAGE}"  # noqa: S608 -- quoted

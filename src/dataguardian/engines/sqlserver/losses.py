@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataguardian.engines.sqlserver.catalogue import BUILT_IN_SCHEMAS, Catalogue, Row
+from dataguardian.engines.sqlserver.catalogue import BUILT_IN_SCHEMAS, FIXED_ROLES, Catalogue, Row
 from dataguardian.engines.sqlserver.columns import ROWVERSION
 
-_FIXED_ROLES = 16384
-_OWN_USERS = frozenset({"dbo", "guest", "sys", "information_schema", "public"})
+_OWN_USERS = FIXED_ROLES | {"dbo", "guest", "sys", "information_schema", "public"}
 _KNOWN_KINDS = frozenset({
     "U", "V", "P", "FN", "IF", "TF", "TR", "SN", "SO", "C", "D", "F", "PK", "UQ", "TT", "IT", "S",
     "PC", "FS", "FT", "TA", "AF",
@@ -57,7 +56,7 @@ _SETTINGS = {
     "containment": "CONTAINMENT",
 }
 """Columns of sys.databases that are 0 in a database that nobody changed."""
-_PADDED = frozenset({"char", "varchar", "binary", "varbinary"})
+_PADDED = frozenset({"char", "binary"})
 
 
 def losses(catalogue: Catalogue) -> Iterator[str]:
@@ -91,7 +90,7 @@ def _people(catalogue: Catalogue) -> Iterator[str]:
     own = [
         row
         for row in catalogue["database_principals"]
-        if not row.get("is_fixed_role") and str(row["name"]).casefold() not in _OWN_USERS and _is_somebody(row)
+        if str(row["name"]).casefold() not in _OWN_USERS and not str(row["name"]).startswith("##")
     ]
     if own:
         yield f"{len(own)} users and roles, and what they may do, are not in this backup: {_names(catalogue, own)}"
@@ -104,11 +103,6 @@ def _people(catalogue: Catalogue) -> Iterator[str]:
     ]
     if owned:
         yield f"{len(owned)} schemas and objects that others own come back as dbo's: {_names(catalogue, owned)}"
-
-
-def _is_somebody(row: Row) -> bool:
-    fixed = int(row["principal_id"]) >= _FIXED_ROLES
-    return not fixed and not str(row["name"]).startswith("##")
 
 
 def _of_table(catalogue: Catalogue, table: Row) -> Iterator[str]:

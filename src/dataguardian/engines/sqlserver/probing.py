@@ -10,6 +10,8 @@ from dataguardian.engines.sqlserver.session import Session
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _SIZE = "SELECT SUM(CAST(size AS bigint)) * 8192 AS found FROM {}"
+_SIZE_OF_TABLES = "SELECT SUM(CAST(pg_total_relation_size(object_id) AS bigint)) AS found FROM sys.tables"
+"""For Babelfish, whose views of files are empty."""
 _CONNECTIONS = (
     "SELECT COUNT(*) AS found FROM sys.dm_exec_sessions WHERE is_user_process = 1",
     "SELECT COUNT(*) AS found FROM sys.sysprocesses",
@@ -30,9 +32,9 @@ def version_of(session: Session) -> str:
 
 
 def facts_of(session: Session, *, whole_server: bool) -> dict[str, Any]:
-    sizes = ["sys.master_files"] if whole_server else ["sys.database_files"]
+    size = _SIZE.format("sys.master_files" if whole_server else "sys.database_files")
     facts: dict[str, Any] = {"version": version_of(session)}
-    queries = {"size_bytes": [_SIZE.format(view) for view in sizes], "connections": list(_CONNECTIONS)}
+    queries = {"size_bytes": (size, _SIZE_OF_TABLES), "connections": _CONNECTIONS}
     for name, ways in queries.items():
         found = next((value for query in ways if (value := _first(session, query)) is not None), None)
         if isinstance(found, int):

@@ -16,13 +16,29 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.sqlserver.load import Loader
-from dataguardian.engines.sqlserver.server import MASTER, Server, attempt, is_mighty, lacks, look, quoted, text
+from dataguardian.engines.sqlserver.server import (
+    MASTER,
+    Server,
+    attempt,
+    is_babelfish,
+    is_mighty,
+    lacks,
+    look,
+    quoted,
+    text,
+)
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.sqlpackage import STREAM_KIND as BACPAC
 from dataguardian.engines.sqlserver.sqlpackage import import_bacpac
 from dataguardian.interruption import unbroken
 
 MAX_NAME = 128
+DROP_TRIES = 3
+"""Another session's work at the same moment (a deadlock, a log-in) must not leave a database behind."""
+FORGETFUL = (
+    "this server (Babelfish) forgets the texts of functions, procedures and triggers when a database is renamed: they "
+    "work, but a backup of the restored database would lack them; restore to a new name instead"
+)
 _USERS_OBJECTS = (
     "SELECT COUNT(*) AS objects FROM sys.objects WHERE is_ms_shipped = 0 AND type IN"
     " ('U', 'V', 'P', 'FN', 'IF', 'TF', 'SN', 'SO')"
@@ -129,22 +145,31 @@ class Restoration:
 
     def _create(self, session: Session, target: Target, metadata: dict[str, Any]) -> _Built:
         """Makes the database; under its final name only where the server cannot rename and nothing is in the way."""
+        forgets = is_babelfish(session)
+        if forgets and not target.exists:
+            return self._create_directly(session, target, metadata)
         built = _Built(beside(target.name, "new"), target, {})
         self._made(session, built, metadata)
         probe = beside(target.name, "new")
-        if rename(session, built.name, probe) is None:
+        refusal = rename(session, built.name, probe)
+        if refusal is None:
             built.name = probe
+            self.warnings += [FORGETFUL] * (forgets and FORGETFUL not in self.warnings)
             return built
         if target.exists:
             raise RestoreFailedError(
-                f"the server at {self.server.place} cannot rename databases, so {target.name!r} cannot be replaced",
+                f"the server at {self.server.place} cannot rename databases ({refusal.text}), so {target.name!r} cannot"
+                " be replaced",
                 hint="restore to a name that does not exist yet",
             )
         attempt(session, f"DROP DATABASE {quoted(built.name)}")
         self._built.remove(built)
-        direct = _Built(target.name, target, {}, direct=True)
-        self._made(session, direct, metadata)
-        return direct
+        return self._create_directly(session, target, metadata)
+
+    def _create_directly(self, session: Session, target: Target, metadata: dict[str, Any]) -> _Built:
+        built = _Built(target.name, target, {}, direct=True)
+        self._made(session, built, metadata)
+        return built
 
     def _made(self, session: Session, built: _Built, metadata: dict[str, Any]) -> None:
         collation = str(metadata.get("collation") or "")
@@ -154,14 +179,14 @@ class Restoration:
         refusal = attempt(session, f"CREATE DATABASE {quoted(built.name)}{clause}")
         if refusal is not None and clause:
             again = attempt(session, f"CREATE DATABASE {quoted(built.name)}")
-            if again is None:
+            if again is None and _options_of(session, built.name).get("collation_name") != collation:
                 self.warnings.append(f"the database has this server's collation and not {collation}: {refusal.text}")
             refusal = again
         if refusal is not None:
             self._built.remove(built)
             raise refusal
         level = (metadata.get("options") or {}).get("compatibility_level")
-        if isinstance(level, int):
+        if isinstance(level, int) and level != _options_of(session, built.name).get("compatibility_level"):
             self._set(session, built, f"COMPATIBILITY_LEVEL = {level}")
         attempt(session, f"ALTER DATABASE {quoted(built.name)} SET RECOVERY SIMPLE")
 
@@ -184,13 +209,15 @@ class Restoration:
                 self._drop(session, old)
 
     def _give_options(self, session: Session, built: _Built) -> None:
-        model = str(built.options.get("recovery_model_desc") or "")
-        settings = [f"RECOVERY {model}"] if model in ("FULL", "BULK_LOGGED") else []
-        settings += ["ALLOW_SNAPSHOT_ISOLATION ON"] * (built.options.get("snapshot_isolation_state") == 1)
-        if built.options.get("is_read_committed_snapshot_on"):
-            settings.append("READ_COMMITTED_SNAPSHOT ON WITH ROLLBACK IMMEDIATE")
-        for setting in settings:
-            self._set(session, built, setting)
+        """Gives the database the source's settings, as far as it does not have them already."""
+        wanted, now = built.options, _options_of(session, built.name)
+        model = str(wanted.get("recovery_model_desc") or "")
+        if model in ("FULL", "BULK_LOGGED") and model != now.get("recovery_model_desc"):
+            self._set(session, built, f"RECOVERY {model}")
+        if wanted.get("snapshot_isolation_state") == 1 != now.get("snapshot_isolation_state"):
+            self._set(session, built, "ALLOW_SNAPSHOT_ISOLATION ON")
+        if wanted.get("is_read_committed_snapshot_on") and not now.get("is_read_committed_snapshot_on"):
+            self._set(session, built, "READ_COMMITTED_SNAPSHOT ON WITH ROLLBACK IMMEDIATE")
 
     def _set(self, session: Session, built: _Built, setting: str) -> None:
         if (refusal := attempt(session, f"ALTER DATABASE {quoted(built.name)} SET {setting}")) is not None:
@@ -198,8 +225,12 @@ class Restoration:
             self.warnings += [warning] * (warning not in self.warnings)
 
     def _drop(self, session: Session, name: str) -> None:
-        attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
-        if (refusal := attempt(session, f"DROP DATABASE {quoted(name)}")) is not None:
+        refusal: ServerError | None = None
+        for _ in range(DROP_TRIES):
+            attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
+            if (refusal := attempt(session, f"DROP DATABASE {quoted(name)}")) is None:
+                break
+        if refusal is not None:
             self.warnings.append(f"database {name!r} could not be removed: {refusal.text}; drop it by hand")
 
     def _undo(self, error: BaseException) -> None:
@@ -213,6 +244,11 @@ class Restoration:
                         error.add_note(warning)
             except DataGuardianError as trouble:
                 error.add_note(f"database {built.name!r} could not be removed: {trouble.message}; drop it by hand")
+
+
+def _options_of(session: Session, name: str) -> dict[str, Any]:
+    rows = look(session, f"SELECT * FROM sys.databases WHERE name = {text(name)}")  # noqa: S608 -- quoted
+    return rows[0] if rows else {}
 
 
 def beside(name: str, what: str) -> str:

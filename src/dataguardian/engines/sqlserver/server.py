@@ -209,6 +209,12 @@ def is_mighty(session: Session) -> bool:
     return bool(rows and any(value in (1, True) for value in rows[0].values()))
 
 
+def is_babelfish(session: Session) -> bool:
+    """Tells whether this is Babelfish, SQL Server's language on PostgreSQL, which does a few things in its own way."""
+    rows = look(session, "SELECT CAST(SERVERPROPERTY('babelfish') AS int) AS found")
+    return bool(rows and rows[0]["found"])
+
+
 def quoted(name: str) -> str:
     """Returns an identifier that is nothing else, whatever it holds."""
     return f"[{name.replace(']', ']]')}]"
@@ -219,8 +225,15 @@ def text(value: str) -> str:
     return "N'" + value.replace("'", "''") + "'"
 
 
+def plain_text(value: str) -> str:
+    """Returns a literal without the prefix of Unicode where it needs none: not every server knows it everywhere."""
+    return text(value)[1:] if value.isascii() else text(value)
+
+
 def _translated(failure: ServerError, place: str, fallback: type[EngineError]) -> DataGuardianError:
     kind = next((_BY_NUMBER[number] for number in failure.numbers if number in _BY_NUMBER), fallback)
     if 4060 in failure.numbers:  # noqa: PLR2004 -- comes together with the refusal of the login
         kind = NotFoundError
+    if kind is fallback and "authentication" in failure.text.casefold():
+        kind = AuthenticationError
     return kind(f"{place}: {failure.text}", hint=_HINTS.get(kind, ""), number=failure.number)

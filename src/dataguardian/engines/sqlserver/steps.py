@@ -92,8 +92,7 @@ def _as_far_as_told(catalogue: Catalogue, what: str, steps: Iterator[Step]) -> I
 
 def _schemas(catalogue: Catalogue) -> Iterator[Step]:
     for row in sorted(catalogue["schemas"], key=lambda row: str(row["name"])):
-        fixed = row["schema_id"] >= 16384 or row["name"].casefold() in BUILT_IN_SCHEMAS  # noqa: PLR2004 -- roles'
-        if not fixed:
+        if row["name"].casefold() not in BUILT_IN_SCHEMAS:
             yield Step("schema", row["name"], (f"CREATE SCHEMA {quoted(row['name'])}",))
 
 

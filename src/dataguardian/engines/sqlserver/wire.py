@@ -204,11 +204,14 @@ def login_message(who: Credentials) -> bytes:
     if any(len(text) > 2 * MAX_LOGIN_CHARACTERS for text in texts):
         raise ProtocolError("a user, password or database name is longer than the 128 characters that SQL Server takes")
     end = _FIXED_LOGIN_BYTES + 4 + sum(map(len, texts))
-    table, data = b"", struct.pack("<I", end)  # the place of the features
+    table, data = b"", b""
+    # Some servers read the parts one after the other, so they are in the order of the table.
     for number, text in enumerate(texts):
         table += struct.pack("<HH", _FIXED_LOGIN_BYTES + len(data), len(text) // 2)
         data += _mangled(text) if number == _PASSWORD else text
-        table += struct.pack("<HH", _FIXED_LOGIN_BYTES, 4) * (number == _SERVER)
+        if number == _SERVER:
+            table += struct.pack("<HH", _FIXED_LOGIN_BYTES + len(data), 4)
+            data += struct.pack("<I", end)  # where the features are
     data += _FEATURES
     table += bytes(6)  # the client's address
     table += struct.pack("<HH", end, 0) * 3 + bytes(4)  # no SSPI, no file to attach, no new password
