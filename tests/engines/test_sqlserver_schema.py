@@ -225,6 +225,20 @@ def test_triggers_of_the_database_come_last(made: Catalogue) -> None:
     assert any("sp_addextendedproperty" in batch for batch in found)
 
 
+def test_functions_of_computed_columns_without_an_account(made: Catalogue) -> None:
+    """Where a server does not say what calls what, a function that a column names is made before its table."""
+    table = table_of(made)
+    twice = made.column(table, "twice", "int", is_computed=True)
+    made.add("computed_columns", object_id=table, column_id=twice, definition="(dbo.Double([id]))")
+    for name, text in {"double": "RETURN dbo.half(@x) * 4", "half": "RETURN @x / 2", "other": "RETURN 1"}.items():
+        function = made.object("objects", "FN", name, schema_id=1)
+        made.module(function, f"CREATE FUNCTION dbo.{name} (@x int) RETURNS int AS BEGIN {text} END")
+    found = statements(catalogue_of(made))
+    order = [batch.split("(")[0].strip() for batch in found if batch.startswith("CREATE")]
+    assert order[-2:] == ["CREATE TABLE [dbo].[t]", "CREATE FUNCTION dbo.other"]
+    assert {"CREATE FUNCTION dbo.double", "CREATE FUNCTION dbo.half"} <= set(order[:-2])
+
+
 # What is not carried.
 
 

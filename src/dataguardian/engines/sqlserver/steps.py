@@ -7,6 +7,7 @@ descriptions. So no constraint slows the loading down, no trigger fires, and eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from dataguardian.engines.sqlserver.properties import property_steps
 from dataguardian.engines.sqlserver.server import quoted, text
 
 _INLINE = (CLUSTERED, NONCLUSTERED, HASH)
+_FUNCTIONS = ("FN", "IF", "TF")
 
 
 @dataclass(frozen=True)
@@ -276,17 +278,32 @@ def _foreign_keys(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
 
 def _needed_by_computed(catalogue: Catalogue) -> set[Any]:
     """Returns the functions that must be there before the tables, with what they call in turn."""
-    calls = catalogue.grouped("sql_expression_dependencies", "referencing_id")
     modules = {row["object_id"] for row in catalogue["sql_modules"]}
     waiting = [row["object_id"] for row in catalogue["computed_columns"]]
     needed: set[Any] = set()
     while waiting:
-        for call in calls.get(waiting.pop(), ()):
-            called = call.get("referenced_id")
-            if called in modules and called not in needed:
-                needed.add(called)
-                waiting.append(called)
+        called = _called(catalogue, waiting.pop()) & modules - needed
+        needed |= called
+        waiting += called
     return needed
+
+
+def _called(catalogue: Catalogue, object_id: int) -> set[Any]:
+    """Returns what an object calls. Where the server keeps no account of it, functions whose names are in its text."""
+    if catalogue["sql_expression_dependencies"]:
+        rows = catalogue.grouped("sql_expression_dependencies", "referencing_id")[object_id]
+        return {row.get("referenced_id") for row in rows}
+    texts = [
+        str(row.get("definition"))
+        for view in ("computed_columns", "sql_modules")
+        for row in catalogue.grouped(view, "object_id")[object_id]
+    ]
+    words = {word.casefold() for text in texts for word in re.findall(r"\w+", text)}
+    return {
+        row["object_id"]
+        for row in catalogue["objects"]
+        if str(row["type"]).strip() in _FUNCTIONS and words >= set(re.findall(r"\w+", str(row["name"]).casefold()))
+    }
 
 
 def _modules(catalogue: Catalogue, needed: set[Any], *, only: bool) -> Iterator[Step]:
