@@ -23,7 +23,7 @@ tour: .venv/.installed
 
 # The suite brings its own homes and servers; nothing of this environment may leak into it.
 test: lint tools
-	env -u DATAGUARDIAN_HOME $(BIN)/pytest -n $(JOBS) --dist worksteal
+	env -u DATAGUARDIAN_HOME -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check

@@ -26,6 +26,13 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def as_installed() -> None:
+    """Lets programs keep their bytecode, as pip does when it installs them, whatever this environment says: else every
+    run of an editable install compiles all of its modules.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @dataclass(frozen=True)
 class Cost:
     """One run. `server_seconds` is the processor time of the database server, `others_seconds` of everything else."""

@@ -28,6 +28,7 @@ QUICK_PAIRS, FULL_PAIRS = 3, 5
 
 def main() -> int:
     options = _options()
+    measure.as_installed()
     if not DATAGUARDIAN.exists():
         sys.exit(f"run this with the Python of the environment that DataGuardian is installed in, not {sys.executable}")
     scale = generate.QUICK if options.quick else generate.FULL

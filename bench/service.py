@@ -233,6 +233,7 @@ def with_load(work: Callable[[], Row]) -> Row:
 
 def main() -> int:
     options = _options()
+    measure.as_installed()
     if not outsides.DATAGUARDIAN.exists():
         sys.exit(f"run this with the Python of the environment that DataGuardian is installed in, not {sys.executable}")
     work = (options.work or HERE / "work") / "service"

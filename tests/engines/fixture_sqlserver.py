@@ -124,9 +124,9 @@ class SqlServerFixture(EngineFixture):
         names = ["-dash", "a b'c\"d", "]bracket[", "pct%41/é", "日本😀"]
         table, column = "[t ]]'\"%😀]", "[-c ]]'\"]"
         if self.is_babelfish:
-            # It renames no databases whose names are no words, does not know how a bracket is written inside brackets,
-            # and its catalogue has names in a code page.
-            names = ["_under", "UPPER9"]
+            # It renames no databases whose names are no words, makes names small, does not know how a bracket is
+            # written inside brackets, and its catalogue has names in a code page.
+            names = ["_under", "nine9"]
             table, column = table.replace("]]", "").replace("😀", "é"), column.replace("]]", "")
         create = f"CREATE TABLE [dbo].{table} ({column} int, [ünï] nvarchar(20))"
         fill = f"INSERT INTO [dbo].{table} VALUES (1, N'ü😀'), (NULL, N'')"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -10,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +26,11 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.domain.sizes import MIB
 from dataguardian.domain.urls import Url, parse_url
+from dataguardian.storage import direct
 from dataguardian.storage.base import PROBE_PREFIX, Storage
 from dataguardian.storage.local import STALE_SECONDS, TEMPORARY_PREFIX, LocalConfig, LocalStorage
 from dataguardian.storage.registry import build_storage, storage_config
+from tests.conftest import require_tool
 from tests.storage.conformance import FULL_BYTES, in_parallel, listed
 from tests.storage.fixture_local import bound_by_permissions, small_disk
 
@@ -241,8 +245,8 @@ def test_what_a_killed_put_left_is_swept_a_day_later(storage: Storage, root: Pat
 @pytest.mark.parametrize(
     ("call", "number", "error"),
     [
-        ("write", errno.ENOSPC, StorageFullError),
-        ("write", errno.EDQUOT, StorageFullError),
+        ("pwrite", errno.ENOSPC, StorageFullError),
+        ("pwrite", errno.EDQUOT, StorageFullError),
         ("fsync", errno.ENOSPC, StorageFullError),
         ("fsync", errno.EIO, StorageTransientError),
         ("close", errno.EIO, StorageTransientError),
@@ -268,15 +272,15 @@ def test_a_failed_put_leaves_nothing(
 
 def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
     """The system may take fewer bytes than it was given; none is lost."""
-    real = os.write
+    real = os.pwrite
     counts: list[int] = []
 
-    def write(fd: int, data: memoryview) -> int:
-        counts.append(real(fd, data[:1000]))
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        counts.append(real(fd, data[:1000], offset))
         return counts[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", write)
+        patch.setattr(os, "pwrite", pwrite)
         storage.put("a", bytes(range(256)) * 10)
     assert counts == [1000, 1000, 560]
     assert storage.get("a", 2560) == bytes(range(256)) * 10
@@ -467,3 +471,64 @@ def test_no_descriptor_is_left_open(storage: Storage) -> None:
             with pytest.raises((ObjectMissingError, StorageDeniedError, IntegrityError)):
                 call()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def cached_bytes(path: Path) -> int:
+    """Returns how much of a file the page cache holds, by the stock tool."""
+    told = subprocess.run(
+        [require_tool("fincore"), "--bytes", "--noheadings", "--output", "RES", path],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return int(told.stdout)
+
+
+def gains(root: Path) -> bool:
+    kind = subprocess.run(
+        ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", root],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return kind.stdout.strip() in ("ext4", "xfs")
+
+
+def test_a_big_object_does_not_go_through_the_page_cache(storage: Storage, root: Path) -> None:
+    """What a database keeps in memory stays there: of a part only its last block's beginning is cached."""
+    if not gains(root):
+        pytest.skip(f"{root} lies neither on ext4 nor on xfs")
+    data = os.urandom(9 * MIB + 4096 + 1)
+    storage.put("a/big", data)
+    assert cached_bytes(root / "a/big") <= 4096
+    assert storage.get("a/big", len(data)) == data
+
+
+@pytest.mark.parametrize("size_bytes", [MIB - 1, MIB, MIB + 1, 4 * MIB, 4 * MIB + 4095, 8 * MIB + 4096])
+def test_every_byte_arrives_whatever_the_size(storage: Storage, *, size_bytes: int) -> None:
+    """Sizes at and around blocks and chunks, from buffers that begin anywhere."""
+    data = os.urandom(size_bytes + 3)
+    storage.put("a", memoryview(data)[3:])
+    assert storage.get("a", size_bytes) == data[3:]
+
+
+@pytest.mark.parametrize("call", ["fcntl", "pwrite"])
+def test_a_file_system_without_direct_writes_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, storage: Storage, call: str
+) -> None:
+    """Some refuse the flag, some the write itself: the part goes the usual way then."""
+    module = {"fcntl": fcntl, "pwrite": os}[call]
+    refused: list[int] = []
+    real, data = getattr(module, call), os.urandom(3 * MIB)
+
+    def refuse(fd: int, *given: Any) -> Any:
+        if not refused and (call == "pwrite" or given[0] == fcntl.F_SETFL):
+            refused.append(fd)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, *given)
+
+    monkeypatch.setattr(direct, "_file_system", lambda _device: b"ext4")
+    monkeypatch.setattr(module, call, refuse)
+    storage.put("a", data)
+    assert refused, "the fault never fired"
+    assert storage.get("a", len(data)) == data

@@ -37,6 +37,7 @@ from dataguardian.domain.urls import Url, absolute_path
 from dataguardian.storage import posix as files
 from dataguardian.storage.base import Data, Storage, StorageAdapter, StorageConfig, StoredObject, checked_path
 from dataguardian.storage.byhand import ByHand, quoted
+from dataguardian.storage.direct import DirectWriter
 
 TEMPORARY_PREFIX = ".dataguardian-tmp-"
 STALE_SECONDS = 24 * 3600
@@ -97,6 +98,7 @@ class LocalStorage(Storage):
         self._identity: tuple[int, int] | None = None
         self._durable: set[str] = set()
         self._swept_at = -math.inf
+        self._writer = DirectWriter()
         limit_gb = config.max_size_gb
         self._quota = None if limit_gb is None else _Quota(int(limit_gb * 10**9), self._count, self._address)
 
@@ -110,7 +112,7 @@ class LocalStorage(Storage):
         with self._translated(path), self._folder(()) as root, self._reserved(segments, view.nbytes):
             temporary = TEMPORARY_PREFIX + secrets.token_hex(16)
             try:
-                self._sweep(root, files.write(root, temporary, view))
+                self._sweep(root, files.write(root, temporary, view, self._writer))
                 self._move(root, temporary, segments)
             except BaseException:
                 with suppress(OSError):

@@ -20,6 +20,7 @@ from dataguardian.domain.errors import (
     StorageUnreachableError,
     UsageError,
 )
+from dataguardian.storage.direct import DirectWriter
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -113,13 +114,13 @@ def entry_size(entry: os.DirEntry[str]) -> int | None:
     return None
 
 
-def write(root: int, name: str, view: memoryview) -> float:
+def write(root: int, name: str, view: memoryview, writer: DirectWriter) -> float:
     """Writes and syncs a new file; returns its time of change, which is the filesystem's own clock."""
     fd = os.open(name, _CREATE, 0o600, dir_fd=root)
     try:
-        written = 0
+        written = writer.write(fd, view)
         while written < view.nbytes:
-            written += os.write(fd, view[written:])
+            written += os.pwrite(fd, view[written:], written)
         os.fsync(fd)
         return os.fstat(fd).st_mtime
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ from dataguardian.engines.sqlserver.sqlpackage import import_bacpac
 from dataguardian.interruption import unbroken
 
 MAX_NAME = 128
+RENAME_TRIES, RENAME_PAUSE_SECONDS = 10, 0.2
+_IN_USE = frozenset({5030, 5061, 5070})
 DROP_TRIES = 3
 """Another session's work at the same moment (a deadlock, a log-in) must not leave a database behind."""
 FORGETFUL = (
@@ -257,7 +260,19 @@ def beside(name: str, what: str) -> str:
 
 
 def rename(session: Session, name: str, new_name: str) -> ServerError | None:
-    """Renames a database, its sessions ended; returns what the server said against it."""
+    """Renames a database, its sessions ended; returns what the server said against it. Sessions that are on their way
+    out, or that the server does not end for us, are waited for.
+    """
+    refusal = _renamed(session, name, new_name)
+    for _ in range(RENAME_TRIES):
+        if refusal is None or not (_IN_USE & set(refusal.numbers) or "exclusively locked" in refusal.text):
+            break
+        time.sleep(RENAME_PAUSE_SECONDS)
+        refusal = _renamed(session, name, new_name)
+    return refusal
+
+
+def _renamed(session: Session, name: str, new_name: str) -> ServerError | None:
     attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
     refusal = attempt(session, f"ALTER DATABASE {quoted(name)} MODIFY NAME = {quoted(new_name)}")
     if refusal is not None and attempt(session, f"EXEC sp_renamedb {text(name)}, {text(new_name)}") is None:
