@@ -133,8 +133,8 @@ class Service:
         (place / "b.bin").write_bytes(os.urandom(size_bytes))
         return place
 
-    def prepared(self, size_bytes: int = 1000) -> Prepared:
-        """Adds a datasource, a storage location and a job with names that no other test has."""
+    def prepared(self, size_bytes: int = 1000, **options: Any) -> Prepared:
+        """Adds a datasource, a storage location and a job (`backup_options`) with names that no other test has."""
         name = f"t{uuid.uuid4().hex[:8]}"
         source, disk = self.tree(f"{name}-source", size_bytes), self.folder / f"{name}-disk"
         disk.mkdir()
@@ -142,7 +142,8 @@ class Service:
             config = {"source_path": str(source)}
             row = client.post(DATASOURCE.path, {"name": name, "type": "files", "connection_config": config})
             place = client.post(STORAGE.path, {"name": name, "type": "local", "config": {"path": str(disk)}})
-            client.post(JOB.path, {"name": name, "datasource_id": row["id"], "storage_location_id": place["id"]})
+            known = {"name": name, "datasource_id": row["id"], "storage_location_id": place["id"]}
+            client.post(JOB.path, known | {"backup_options": options})
         return Prepared(name, source, disk)
 
     def reaches(self, execution_id: str, status: str) -> None:

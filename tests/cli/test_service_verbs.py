@@ -131,7 +131,7 @@ def test_a_run_that_fails_exits_by_its_outcome(service: Service) -> None:
 
 def test_waiting_can_be_stopped_without_stopping_the_work(service: Service) -> None:
     """Ctrl-C while a backup is watched ends the watching: 130, it says so, and the backup completes."""
-    thing = service.prepared(size_bytes=200_000_000)
+    thing = service.prepared(size_bytes=20_000_000, bandwidth_limit_mbps=20, part_size_mb=1)  # eight seconds
     process = service.begin("job", "run", thing.name, "--wait")
     assert process.stderr is not None
     first = process.stderr.readline()
