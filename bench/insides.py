@@ -23,13 +23,6 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, update
 
-from dataguardian.core.context import Context
-from dataguardian.core.events import Events
-from dataguardian.core.executions import TRIES, Executions
-from dataguardian.core.guards import CleanupSettings
-from dataguardian.core.scheduling import Scheduler
-from dataguardian.core.sweep import outline_job
-from dataguardian.core.vault import Key, Vault
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.models import BackupExecution, BackupJob, Datasource, NotificationRow, StorageLocation
 from dataguardian.db.repositories.executions import JobRepository
@@ -40,6 +33,13 @@ from dataguardian.domain.states import DatasourceStatus, ExecutionStatus, Storag
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
+from dataguardian.service.context import Context
+from dataguardian.service.events import Events
+from dataguardian.service.executions import TRIES, Executions
+from dataguardian.service.guards import CleanupSettings
+from dataguardian.service.scheduling import Scheduler
+from dataguardian.service.sweep import outline_job
+from dataguardian.service.vault import Key, Vault
 from dataguardian.settings import Settings
 
 BATCH = 2000

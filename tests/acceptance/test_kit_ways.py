@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dataguardian.core.vault import Key
+from dataguardian.service.vault import Key
 from tests.acceptance.test_by_hand import on_terminal
 from tests.acceptance.test_recovery_kit import blocks, clean_environment, prepared
 from tests.cli.service import Service, cleared, short_folder

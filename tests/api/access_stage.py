@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from dataguardian.core.access.users import User
 from dataguardian.domain.access import Permission, Role
+from dataguardian.service.access.users import User
 from tests.api.stage import BASE_URL, Desk
 
 PASSWORD = "correct horse battery"

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 
 from dataguardian.api.app import create_app
 from dataguardian.bootstrap.service import listen
-from dataguardian.core.services import Services, assemble
 from dataguardian.db.models import BackupExecution
 from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.services import Services, assemble
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.stage import Stage, stage
 from tests.signed import signed, token_of

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from dataguardian.core.access import sessions, tokens
-from dataguardian.core.access.totp import code_of, step_at
 from dataguardian.domain.access import Permission, Role
+from dataguardian.service.access import sessions, tokens
+from dataguardian.service.access.totp import code_of, step_at
 from tests.api.access_stage import PASSWORD, bearer, browser, client, token, user
 from tests.api.stage import Desk, is_error, play
 

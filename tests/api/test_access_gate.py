@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dataguardian.api.app import create_app
 from dataguardian.bootstrap.service import check_tls, is_loopback, warn_of_open_doors
-from dataguardian.core.services import assemble
 from dataguardian.domain.errors import UsageError
+from dataguardian.service.services import assemble
 from dataguardian.settings import Settings
 from tests.api.access_stage import bearer, client, token, user
 from tests.api.stage import Desk, is_error, play

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
-from dataguardian.core.work import Kind
 from dataguardian.db.repositories.lists import Filters
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.access import Role
 from dataguardian.domain.states import EntityType, NotificationType, Severity
+from dataguardian.service.work import Kind
 from tests.api.access_stage import bearer, client, token, user
 from tests.api.stage import Desk, is_error, notes, play
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from dataguardian.core.secrets import MASK
 from dataguardian.db.repositories.audit import AuditRepository
 from dataguardian.domain.access import Role
 from dataguardian.domain.auditlog import Chain
 from dataguardian.domain.errors import ConflictError, UnauthenticatedError
+from dataguardian.service.secrets import MASK
 from tests.api.stage import Desk, is_error, play
 
 SHOP = {

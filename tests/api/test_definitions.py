@@ -6,8 +6,8 @@ import time
 import uuid
 from pathlib import Path
 
-from dataguardian.core.safekeeping import opened_config
-from dataguardian.core.secrets import MASK
+from dataguardian.service.safekeeping import opened_config
+from dataguardian.service.secrets import MASK
 from tests.api.stage import Desk, is_error, play
 from tests.servers import free_port
 

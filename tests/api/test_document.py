@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema_rs
 
 from dataguardian.api.errors import SCHEMA_NAME
-from dataguardian.core.secrets import MASK
 from dataguardian.engines.registry import ENGINES
+from dataguardian.service.secrets import MASK
 from dataguardian.storage.registry import STORAGES
 from tests.api.stage import Desk, play
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from dataguardian.core.logbook import Logbook
+from dataguardian.service.logbook import Logbook
 from tests.api.stage import Desk, is_error, play
 
 

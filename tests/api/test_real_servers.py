@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataguardian.core.secrets import MASK
+from dataguardian.service.secrets import MASK
 from tests.api.stage import Desk, database, is_error, notes, play
 from tests.faults.service import RedisServer
 from tests.servers import PostgresServer

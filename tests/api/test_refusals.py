@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dataguardian.core.acting import acting
-from dataguardian.core.refusals import MOST_LINES, MOST_SOURCES, unknown
 from dataguardian.domain.access import SYSTEM, ActorKind
+from dataguardian.service.acting import acting
+from dataguardian.service.refusals import MOST_LINES, MOST_SOURCES, unknown
 from tests.api.stage import Desk, is_error, play
 
 

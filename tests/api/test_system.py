@@ -9,13 +9,13 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from dataguardian import __version__
-from dataguardian.core.cleanup import Cleanup
-from dataguardian.core.events import load_settings
-from dataguardian.core.secrets import MASK
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.queues.consumer import Consumer, NoRetry
 from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import NewJob, QueueJob
+from dataguardian.service.cleanup import Cleanup
+from dataguardian.service.events import load_settings
+from dataguardian.service.secrets import MASK
 from tests.api.stage import Desk, is_error, play
 from tests.servers import free_port
 

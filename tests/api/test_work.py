@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dataguardian.core.executions import LEASE, QUEUED_GRACE
-from dataguardian.core.work import MAX_ATTEMPTS, Kind, WorkClaim, kind_of, queue_job_id
 from dataguardian.db.models import BackupExecution
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.executions import LEASE, QUEUED_GRACE
+from dataguardian.service.work import MAX_ATTEMPTS, Kind, WorkClaim, kind_of, queue_job_id
 from tests.api.stage import Desk, database, is_error, notes, play
 
 

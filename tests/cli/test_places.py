@@ -6,8 +6,8 @@ import pytest
 
 from dataguardian.cli.look import NOTHING
 from dataguardian.cli.storage import place_of
-from dataguardian.core.secrets import revealed
 from dataguardian.domain.urls import parse_url
+from dataguardian.service.secrets import revealed
 from dataguardian.storage.registry import STORAGES, storage_config
 
 PLACES = {

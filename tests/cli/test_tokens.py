@@ -286,7 +286,7 @@ def test_anothers_home_is_refused(own_service: Service, verb: list[str]) -> None
 
 def test_an_older_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is brought up first; not under a service of an older release that runs on it, which must be restarted."""
-    from dataguardian.core.home import Home  # noqa: PLC0415 -- only here
+    from dataguardian.service.home import Home  # noqa: PLC0415 -- only here
 
     settings = Settings(staging_dir=tmp_path, home=tmp_path / "home")
     settings.home.mkdir()

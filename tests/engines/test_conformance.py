@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dataguardian.core.secrets import masked, revealed
 from dataguardian.domain.errors import (
     AuthenticationError,
     DamagedPartError,
@@ -24,6 +23,7 @@ from dataguardian.domain.errors import (
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.base import DumpOptions, RestoreOptions, refuse_streams
 from dataguardian.engines.registry import ENGINES, engine_config, engine_document
+from dataguardian.service.secrets import masked, revealed
 from tests.cli.program import Program, running
 from tests.engines.conformance import (
     CHUNK_BYTES,

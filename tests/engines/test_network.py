@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from dataguardian.core.secrets import masked, revealed
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.base import ProbeResult
 from dataguardian.engines.network import NetworkConfig, within
 from dataguardian.engines.registry import ENGINES, engine_config, engine_document
+from dataguardian.service.secrets import masked, revealed
 
 NETWORKED = sorted(name for name, adapter in ENGINES.adapters.items() if issubclass(adapter.config, NetworkConfig))
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from dataguardian.core.vault import Key
 from dataguardian.core.verify import run_verify
+from dataguardian.service.vault import Key
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from tests.conftest import require_tool
 from tests.servers import PostgresServer, free_port

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import delete
 
-from dataguardian.core.importing import Imported, Importer
 from dataguardian.db.models import BackupChunk, BackupExecution, BackupJob
 from dataguardian.domain.artifact import PARTS
+from dataguardian.service.importing import Imported, Importer
 from tests.faults.service import Parts
 from tests.faults.test_schedules import play
 from tests.service.backups import completed

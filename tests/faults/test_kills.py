@@ -12,15 +12,15 @@ import pytest
 
 from tests.faults.service import SETTLE_SECONDS, Service, check_storage, stored
 
-COMMITTED = "dataguardian.core.executions:Executions.enqueue"
+COMMITTED = "dataguardian.service.executions:Executions.enqueue"
 """The row is committed, and the queue does not know of it."""
 PARTS_STORED = "dataguardian.runner.child:Link.confirm"
 """In the runner: every part is stored, or all is restored beside the target, and nothing is published."""
-MANIFEST_STORED = "dataguardian.core.executions:Executions.complete"
+MANIFEST_STORED = "dataguardian.service.executions:Executions.complete"
 """The backup exists, and the catalogue does not know."""
 MIGRATING = "alembic.runtime.migration:HeadMaintainer.update_to_step"
 """The tables are there, the transaction is open."""
-REMOVING = "dataguardian.core.removal:_delete_some"
+REMOVING = "dataguardian.service.removal:_delete_some"
 """In the cleanup: the manifest of a failed attempt is gone, its parts are there."""
 
 

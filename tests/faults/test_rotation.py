@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.keyring import create_key_file, read_keys
-from dataguardian.core.vault import Key
+from dataguardian.service.keyring import create_key_file, read_keys
+from dataguardian.service.vault import Key
 from tests.faults.service import POINTS, Parts, Service, wait_for
 from tests.faults.test_secrets import SOURCE, end, probe, run, state
 
-CHANGE = "dataguardian.core.keychange"
-BETWEEN_ROWS, BEFORE_COMMIT = "dataguardian.core.resealing:put_document", "dataguardian.bootstrap.secrets:record"
+CHANGE = "dataguardian.service.keychange"
+BETWEEN_ROWS, BEFORE_COMMIT = "dataguardian.service.resealing:put_document", "dataguardian.bootstrap.secrets:record"
 BEHIND_COMMIT = f"{CHANGE}:scrub"
 ROWS = 25
 HOME, ENVIRONMENT, FILE = "home", "environment", "file"

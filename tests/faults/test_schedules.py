@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from dataguardian.core.work import Kind, Work
+from dataguardian.service.work import Kind, Work
 from tests.faults.service import Parts, Service
 from tests.service.stage import START, Stage, stage
 
-COMMITTED = "dataguardian.core.scheduling:Scheduler._tell"
+COMMITTED = "dataguardian.service.scheduling:Scheduler._tell"
 """The executions are committed, the next runs moved, and the queue does not know."""
 NAMES = ("one", "two", "three")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.vault import Key
+from dataguardian.service.vault import Key
 from tests.faults.service import POINTS, Parts, Service, wait_for
 from tests.faults.test_selfrestore import restore
 
@@ -244,7 +244,7 @@ def test_a_rotation_seals_everything_anew_and_keeps_nothing_of_the_old_key(servi
     end(service)
 
 
-MODULE = "dataguardian.core.keychange"
+MODULE = "dataguardian.service.keychange"
 
 
 @pytest.mark.parametrize(

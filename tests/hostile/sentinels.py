@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from pydantic import BaseModel, ValidationError
 
-from dataguardian.core.secrets import revealed
 from dataguardian.domain.errors import UsageError
 from dataguardian.domain.secretfields import leaves
 from dataguardian.domain.urls import parse_url
 from dataguardian.registry import Adapter
+from dataguardian.service.secrets import revealed
 from tests.faults.service import Service
 
 Document = dict[str, Any]

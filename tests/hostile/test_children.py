@@ -17,9 +17,9 @@ from urllib.parse import quote
 import pytest
 
 from dataguardian.cli.things import DATASOURCE, STORAGE
-from dataguardian.core.secrets import revealed
 from dataguardian.domain.secretfields import leaves
 from dataguardian.engines.registry import ENGINES
+from dataguardian.service.secrets import revealed
 from dataguardian.storage.registry import STORAGES
 from tests.cli.service import Service, cleared, short_folder
 from tests.hostile.sentinels import Sentinels, Watch, found_in_files

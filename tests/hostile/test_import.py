@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.importing import Importer
 from dataguardian.domain import artifact
+from dataguardian.service.importing import Importer
 from tests.domain.test_artifact import parts_of
 from tests.hostile.test_manifests import _document, _signed
 from tests.service.stage import stage

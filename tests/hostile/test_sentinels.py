@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import redis as redis_client
 
-from dataguardian.core.options import BackupOptions
-from dataguardian.core.systemsettings import DEFINITIONS
 from dataguardian.domain.secretfields import check_names, leaves
 from dataguardian.engines.registry import ENGINES
 from dataguardian.notifiers.registry import NOTIFIERS
+from dataguardian.service.options import BackupOptions
+from dataguardian.service.systemsettings import DEFINITIONS
 from dataguardian.storage.registry import STORAGES
 from tests.faults.conftest import parts, real, redis, services  # noqa: F401 -- fixtures
 from tests.faults.service import Parts, Service, wait_for

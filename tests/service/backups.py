@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dataguardian.core.backup import BackupPlan, attempt_directory, run_backup
-from dataguardian.core.executions import new_execution
 from dataguardian.db.models import AbandonedDirectory, BackupExecution, BackupJob
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.domain.ids import new_id
 from dataguardian.domain.states import ExecutionStatus, Trigger
 from dataguardian.engines.files import FilesConfig, FilesEngine
+from dataguardian.service.executions import new_execution
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from tests.service.stage import Stage, stage
 

@@ -9,14 +9,14 @@ import sys
 import uuid
 from pathlib import Path
 
-from dataguardian.core.cleanup import Cleanup
-from dataguardian.core.context import Context
-from dataguardian.core.events import Events
-from dataguardian.core.vault import Key, Vault
 from dataguardian.db.models import StorageLocation
 from dataguardian.db.session import Database
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
+from dataguardian.service.cleanup import Cleanup
+from dataguardian.service.context import Context
+from dataguardian.service.events import Events
+from dataguardian.service.vault import Key, Vault
 from dataguardian.settings import Settings
 from dataguardian.storage.base import Storage
 from dataguardian.storage.local import LocalConfig, LocalStorage

@@ -14,12 +14,6 @@ from typing import Any
 
 from sqlalchemy import delete
 
-from dataguardian.core.context import Context
-from dataguardian.core.definitions import Datasources, Jobs, StorageLocations
-from dataguardian.core.events import Events
-from dataguardian.core.executions import Executions
-from dataguardian.core.scheduling import Scheduler
-from dataguardian.core.vault import Key, Vault
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.models import BackupChunk, BackupExecution, BackupJob, Datasource, NotificationRow, StorageLocation
 from dataguardian.db.repositories.executions import ExecutionRepository
@@ -31,6 +25,12 @@ from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.embedded import EmbeddedServer
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
+from dataguardian.service.context import Context
+from dataguardian.service.definitions import Datasources, Jobs, StorageLocations
+from dataguardian.service.events import Events
+from dataguardian.service.executions import Executions
+from dataguardian.service.scheduling import Scheduler
+from dataguardian.service.vault import Key, Vault
 from dataguardian.settings import Settings
 from dataguardian.workers.backup import BackupWorker
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dataguardian.core.cleanup import Cleanup
 from dataguardian.db.models import (
     AbandonedDirectory,
     BackupExecution,
@@ -31,6 +30,7 @@ from dataguardian.domain.retention import describe
 from dataguardian.domain.states import CheckStatus, ExecutionStatus, WorkStatus
 from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.cleanup import Cleanup
 from dataguardian.storage.base import Storage
 from dataguardian.workers.cleanup import CleanupWorker
 from tests.db import rows

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from dataguardian.core.definitions import shown_options
-from dataguardian.core.importing import Importer
-from dataguardian.core.sampling import SETTING as SCRUB
-from dataguardian.core.sampling import Sampling
-from dataguardian.core.systemsettings import SystemSettings
-from dataguardian.core.work import Kind, Work
 from dataguardian.db.models import BackupChunk, BackupExecution, Restore, Verification
 from dataguardian.db.repositories.restores import RestoreRepository, VerificationRepository
 from dataguardian.domain.errors import UsageError
 from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.definitions import shown_options
+from dataguardian.service.importing import Importer
+from dataguardian.service.sampling import SETTING as SCRUB
+from dataguardian.service.sampling import Sampling
+from dataguardian.service.systemsettings import SystemSettings
+from dataguardian.service.work import Kind, Work
 from dataguardian.streams.age.x25519 import X25519Identity
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.backups import play

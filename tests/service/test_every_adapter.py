@@ -19,8 +19,8 @@ import pytest
 from dataguardian.cli.client import ServiceError
 from dataguardian.cli.configs import address_config
 from dataguardian.cli.things import DATASOURCE, EXECUTION, JOB, RESTORE, STORAGE, VERIFICATION
-from dataguardian.core.secrets import MASK, revealed
 from dataguardian.engines.registry import ENGINES
+from dataguardian.service.secrets import MASK, revealed
 from dataguardian.storage.registry import STORAGES
 from tests.cli.program import wait_for
 from tests.cli.service import Service, cleared, short_folder

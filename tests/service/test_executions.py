@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dataguardian.core.executions import LEASE, QUEUED_GRACE, TRIES, Failed, queue_job_id
 from dataguardian.core.verify import run_verify
 from dataguardian.domain.errors import ConflictError, NotFoundError, QueueUnavailableError
 from dataguardian.domain.ids import new_id
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.executions import LEASE, QUEUED_GRACE, TRIES, Failed, queue_job_id
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from tests.service.stage import START, Stage, stage
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dataguardian.core.health import Health
-from dataguardian.core.outages import FAILURES_TO_ALARM
-from dataguardian.core.threads import in_thread
-from dataguardian.core.vault import Vault
 from dataguardian.db.models import Datasource, HealthCheck, StorageLocation
 from dataguardian.domain.errors import StorageFullError
 from dataguardian.engines.base import ProbeResult
 from dataguardian.queues.consumer import Consumer, TryAgain
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import QueueJob
+from dataguardian.service.health import Health
+from dataguardian.service.outages import FAILURES_TO_ALARM
+from dataguardian.service.threads import in_thread
+from dataguardian.service.vault import Vault
 from dataguardian.workers.health import HealthWorker, health_loops
 from tests.service.backups import play
 from tests.service.stage import SettableClock, Stage

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.audit import Audit
-from dataguardian.core.delivery import Delivery, Verdict
-from dataguardian.core.events import OWED_AFTER, SENDING_AT_MOST, SETTING, load_settings
 from dataguardian.db.models import NotificationDelivery
 from dataguardian.db.repositories.deliveries import OutboxRepository
 from dataguardian.db.repositories.notifications import SettingRepository
@@ -23,6 +20,9 @@ from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.queues.consumer import Consumer, NoRetry, TryAgain
 from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import QueueJob
+from dataguardian.service.audit import Audit
+from dataguardian.service.delivery import Delivery, Verdict
+from dataguardian.service.events import OWED_AFTER, SENDING_AT_MOST, SETTING, load_settings
 from dataguardian.workers.notification import NotificationWorker, notification_loops
 from tests.notifiers.peers import free_port, hang, http_server, misbehaving_server, smtp_server
 from tests.service.backups import play
@@ -245,7 +245,7 @@ def test_the_reconciler_looks_past_the_ones_that_are_fine(tmp_path: Path, monkey
         here.clock.advance(days=-1)
         assert await here.events.reconcile() == 0
 
-    monkeypatch.setattr("dataguardian.core.events.OWED_BATCH", 2)
+    monkeypatch.setattr("dataguardian.service.events.OWED_BATCH", 2)
     play(tmp_path, story)
 
 

@@ -10,25 +10,25 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from dataguardian.core.acting import acting
-from dataguardian.core.audit import Audit
 from dataguardian.core.backup import BackupPlan, attempt_directory, run_backup
 from dataguardian.core.backupkeys import BackupKeys, EncryptionOptions
-from dataguardian.core.executions import details_of, new_execution
-from dataguardian.core.keycheck import first_record
-from dataguardian.core.keyproofs import KeyProofs
-from dataguardian.core.kit.settings import SETTING
-from dataguardian.core.kit.text import render
 from dataguardian.core.proofrecords import KeyProof
-from dataguardian.core.recovery import Recovery
-from dataguardian.core.systemsettings import SystemSettings
-from dataguardian.core.vault import Key, Vault
 from dataguardian.db.models import BackupExecution
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
 from dataguardian.domain.errors import UsageError, WrongKeyError
 from dataguardian.domain.states import ExecutionStatus, NotificationType, Severity, Trigger
 from dataguardian.engines.files import FilesConfig, FilesEngine
+from dataguardian.service.acting import acting
+from dataguardian.service.audit import Audit
+from dataguardian.service.executions import details_of, new_execution
+from dataguardian.service.keycheck import first_record
+from dataguardian.service.keyproofs import KeyProofs
+from dataguardian.service.kit.settings import SETTING
+from dataguardian.service.kit.text import render
+from dataguardian.service.recovery import Recovery
+from dataguardian.service.systemsettings import SystemSettings
+from dataguardian.service.vault import Key, Vault
 from dataguardian.streams.age.x25519 import X25519Identity
 from tests.acceptance.test_recovery_kit import blocks
 from tests.service.backups import play, storage_of

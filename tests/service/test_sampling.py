@@ -12,12 +12,7 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.executions import Failed
-from dataguardian.core.removal import open_storage
-from dataguardian.core.sampling import FAILURES_AT_MOST, SETTING, Sample, Sampling
-from dataguardian.core.systemsettings import SystemSettings
 from dataguardian.core.verify import run_verify
-from dataguardian.core.work import Kind, Work, queue_job_id
 from dataguardian.db.models import BackupExecution, BackupJob, Verification
 from dataguardian.db.repositories.executions import ExecutionRepository
 from dataguardian.db.repositories.restores import VerificationRepository
@@ -25,6 +20,11 @@ from dataguardian.domain.errors import QueueUnavailableError, UsageError
 from dataguardian.domain.states import ExecutionStatus, StorageStatus
 from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.executions import Failed
+from dataguardian.service.removal import open_storage
+from dataguardian.service.sampling import FAILURES_AT_MOST, SETTING, Sample, Sampling
+from dataguardian.service.systemsettings import SystemSettings
+from dataguardian.service.work import Kind, Work, queue_job_id
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.backups import completed, play
 from tests.service.stage import START, Stage

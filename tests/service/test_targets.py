@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from dataguardian.core.cleanup import Cleanup
-from dataguardian.core.history import History
-from dataguardian.core.importing import Importer
 from dataguardian.core.verify import run_verify
-from dataguardian.core.work import Kind, Row, Work, repository
 from dataguardian.db.models import BackupExecution, BackupJob, ExecutionTarget
 from dataguardian.db.repositories.stored import AbandonedRepository
 from dataguardian.domain.errors import ConflictError, NotFoundError, UsageError
 from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.cleanup import Cleanup
+from dataguardian.service.history import History
+from dataguardian.service.importing import Importer
+from dataguardian.service.work import Kind, Row, Work, repository
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from dataguardian.workers.restore import RestoreWorker
 from tests.servers import PostgresServer

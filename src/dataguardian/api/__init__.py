@@ -1,1 +1,1 @@
-"""The REST API. It validates, translates and documents; every decision is made in core."""
+"""The REST API. It validates, translates and documents; every decision is made in `service`."""

@@ -24,11 +24,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dataguardian.api.errors import answer_of
 from dataguardian.api.neighbours import SAFE_METHODS, address_in, own_origin, within
 from dataguardian.api.patience import patiently
-from dataguardian.core.access.sessions import LONGEST, SignedIn
-from dataguardian.core.acting import acting, current_actor
-from dataguardian.core.services import Services
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
 from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, ForbiddenError, UnauthenticatedError
+from dataguardian.service.access.sessions import LONGEST, SignedIn
+from dataguardian.service.acting import acting, current_actor
+from dataguardian.service.services import Services
 
 PUBLIC = frozenset(
     {

@@ -30,8 +30,8 @@ from dataguardian.api.routes import (
     work,
 )
 from dataguardian.api.schemas.common import ErrorOut
-from dataguardian.core.services import Services
 from dataguardian.domain.access import Permission
+from dataguardian.service.services import Services
 
 document = APIRouter(prefix="/api")
 

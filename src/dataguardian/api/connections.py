@@ -17,7 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dataguardian.api.neighbours import address_in, within
-from dataguardian.core.access.throttle import network_of
+from dataguardian.service.access.throttle import network_of
 from dataguardian.settings import Network
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

@@ -12,9 +12,9 @@ from typing import Annotated, cast
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
-from dataguardian.core.history import Filters
-from dataguardian.core.services import Services
 from dataguardian.db.repositories.base import MAX_LIMIT
+from dataguardian.service.history import Filters
+from dataguardian.service.services import Services
 
 LAST_PAGE = 10**9
 

@@ -12,8 +12,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from dataguardian import __version__
-from dataguardian.core.overview import Measured
 from dataguardian.domain.states import DatasourceStatus, StorageStatus
+from dataguardian.service.overview import Measured
 
 METRICS_DOCUMENT: dict[int | str, dict[str, Any]] = {
     200: {

@@ -14,9 +14,9 @@ from fastapi.responses import StreamingResponse
 
 from dataguardian.api.access import still_admitted
 from dataguardian.api.schemas.common import Output
-from dataguardian.core.services import Services
 from dataguardian.db.models import BackupExecution, Repair, Restore, Verification
 from dataguardian.domain.errors import DataGuardianError, NotFoundError
+from dataguardian.service.services import Services
 
 LOOK_SECONDS = 0.5
 BEAT_SECONDS = 15.0

@@ -15,10 +15,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from dataguardian.bootstrap.keys import open_vault
-from dataguardian.core.acting import acting
-from dataguardian.core.context import Context
-from dataguardian.core.home import LOCK, identity, is_held
-from dataguardian.core.services import Services, assemble
 from dataguardian.db import migrate
 from dataguardian.db.session import Database
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
@@ -26,6 +22,10 @@ from dataguardian.domain.clock import SystemClock
 from dataguardian.domain.errors import ConflictError, NotAllowedError
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
+from dataguardian.service.acting import acting
+from dataguardian.service.context import Context
+from dataguardian.service.home import LOCK, identity, is_held
+from dataguardian.service.services import Services, assemble
 from dataguardian.settings import Settings
 
 NO_QUEUE = "unix:///nowhere"

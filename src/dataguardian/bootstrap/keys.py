@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from dataguardian.core.keychange import Keys
-from dataguardian.core.keyring import load_ring
-from dataguardian.core.vault import Vault
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import SystemClock
+from dataguardian.service.keychange import Keys
+from dataguardian.service.keyring import load_ring
+from dataguardian.service.vault import Vault
 from dataguardian.settings import Settings
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from dataguardian.core.keyring import sync_folder
-from dataguardian.core.kit.document import Kit
-from dataguardian.core.kit.text import render
-from dataguardian.core.services import Services
 from dataguardian.domain.errors import UsageError
+from dataguardian.service.keyring import sync_folder
+from dataguardian.service.kit.document import Kit
+from dataguardian.service.kit.text import render
+from dataguardian.service.services import Services
 
 MIN_PASSPHRASE_LENGTH = 10
 

@@ -15,16 +15,16 @@ from dataguardian.api.app import create_app
 from dataguardian.api.connections import LOOPBACK, Bounds, bounded
 from dataguardian.bootstrap.keys import open_vault
 from dataguardian.bootstrap.service import Announce, Ground, Role, Signals
-from dataguardian.core.context import Context
-from dataguardian.core.importing import Importer
-from dataguardian.core.selfguard import SelfGuard
-from dataguardian.core.services import Services, assemble
 from dataguardian.db.migrate import upgrade
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import SystemClock
 from dataguardian.domain.errors import DataGuardianError
 from dataguardian.queues.live import Live
 from dataguardian.queues.producer import Queues
+from dataguardian.service.context import Context
+from dataguardian.service.importing import Importer
+from dataguardian.service.selfguard import SelfGuard
+from dataguardian.service.services import Services, assemble
 from dataguardian.workers.crew import Crew, access_loops, scheduler_loops, worker_loops
 from dataguardian.workers.loops import Loop, run_loop
 

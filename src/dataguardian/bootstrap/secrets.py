@@ -12,16 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.bootstrap.console import check_home, somebody_here
 from dataguardian.bootstrap.keys import open_keys
-from dataguardian.core.audit import record
-from dataguardian.core.exposure import ExposedBackup, exposed_backups
-from dataguardian.core.home import Home
-from dataguardian.core.keychange import Rotated
-from dataguardian.core.keycheck import find_record
-from dataguardian.core.resealing import LostSecret, keys_in_use, lost_secrets
 from dataguardian.db import migrate
 from dataguardian.db.scrubbing import CONSOLE
 from dataguardian.db.session import Database
 from dataguardian.domain.clock import SystemClock
+from dataguardian.service.audit import record
+from dataguardian.service.exposure import ExposedBackup, exposed_backups
+from dataguardian.service.home import Home
+from dataguardian.service.keychange import Rotated
+from dataguardian.service.keycheck import find_record
+from dataguardian.service.resealing import LostSecret, keys_in_use, lost_secrets
 from dataguardian.settings import Settings
 
 

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dataguardian.core.home import Home
 from dataguardian.domain.errors import ConflictError, DataGuardianError, UsageError
 from dataguardian.queues.embedded import EmbeddedServer
 from dataguardian.runner.priority import answer_promptly
+from dataguardian.service.home import Home
 from dataguardian.settings import Settings
 
 if TYPE_CHECKING:
-    from dataguardian.core.services import Services
+    from dataguardian.service.services import Services
 
 log = structlog.get_logger(__name__)
 

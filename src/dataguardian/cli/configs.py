@@ -60,8 +60,8 @@ def new_config(
 
 def address_config(registry: Registry[Any], address: str) -> tuple[str, dict[str, Any]]:
     """Returns the type and the fields that an address means, its password in clear. Raises UsageError."""
-    from dataguardian.core.secrets import revealed
     from dataguardian.domain.urls import parse_url
+    from dataguardian.service.secrets import revealed
 
     config: AdapterConfig = registry.config_from_url(parse_url(address))
     document = revealed(config)

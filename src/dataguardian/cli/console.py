@@ -14,8 +14,8 @@ from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from dataguardian.core.services import Services
     from dataguardian.db.repositories.base import Page
+    from dataguardian.service.services import Services
 
 T = TypeVar("T")
 

@@ -66,7 +66,7 @@ def downgrade(
 @contextmanager
 def _catalogue() -> Iterator[str]:
     """Yields the catalogue's address. The one in the home directory is changed by nobody while a service runs on it."""
-    from dataguardian.core.home import Home
+    from dataguardian.service.home import Home
     from dataguardian.settings import Settings
 
     settings = Settings.from_environment()

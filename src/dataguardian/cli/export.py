@@ -121,7 +121,7 @@ class _Variables:
 
     def hidden(self, value: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401 -- any JSON
         """Returns the value with a variable in the place of every masked secret."""
-        from dataguardian.core.secrets import MASK
+        from dataguardian.service.secrets import MASK
 
         if value == MASK:
             return "${" + self._name(path) + "}"

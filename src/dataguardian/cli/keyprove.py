@@ -32,7 +32,7 @@ from dataguardian.domain.errors import (
 
 if TYPE_CHECKING:
     from dataguardian.core.backupkeys import BackupKeys
-    from dataguardian.core.services import Services
+    from dataguardian.service.services import Services
 
 PROOFS = "/api/system/key-proofs"
 

@@ -20,8 +20,8 @@ from dataguardian.cli.declared import (
     raise_all,
 )
 from dataguardian.cli.yamlfile import Spot, unset_spots
-from dataguardian.core.secrets import MASK
 from dataguardian.domain.errors import UsageError
+from dataguardian.service.secrets import MASK
 
 SETTING_PATH = "/api/system/settings"
 COMPARE = "/api/system/compare"

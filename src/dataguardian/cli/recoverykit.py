@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from dataguardian.bootstrap.kitfile import Protection
-    from dataguardian.core.kit.document import Kit
-    from dataguardian.core.services import Services
+    from dataguardian.service.kit.document import Kit
+    from dataguardian.service.services import Services
 
 _WARNING = "whoever holds this kit holds every backup and every key: it is not encrypted"
 

@@ -27,8 +27,8 @@ from dataguardian.domain.clock import SystemClock
 from dataguardian.domain.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from dataguardian.core.services import Services
     from dataguardian.db.accounts import ApiToken
+    from dataguardian.service.services import Services
 
 token = group("What programs sign in with, on the machine that holds the home.")
 

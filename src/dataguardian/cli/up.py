@@ -17,7 +17,7 @@ from dataguardian.cli.client import service_url
 from dataguardian.domain.errors import UsageError
 
 if TYPE_CHECKING:
-    from dataguardian.core.services import Services
+    from dataguardian.service.services import Services
     from dataguardian.settings import Settings
 
 ROLES = ("all", "api", "worker", "scheduler")

@@ -30,8 +30,8 @@ from dataguardian.domain.errors import CancelledError, NotFoundError, UsageError
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from dataguardian.core.services import Services
     from dataguardian.db.accounts import User
+    from dataguardian.service.services import Services
 
 user = group("Who signs in, on the machine that holds the home.")
 
@@ -147,7 +147,7 @@ def _changed(name: str, change: Callable[[Services, User], Awaitable[User]]) -> 
 
 
 async def _named(services: Services, name: str) -> User:
-    from dataguardian.core.access.names import name_of
+    from dataguardian.service.access.names import name_of
 
     wanted = name_of(name)
     for row in await every(services.users.page):

@@ -1,1 +1,1 @@
-"""What DataGuardian does: take, list, verify and restore backups. Knows adapters by contract only."""
+"""The data plane: takes, lists, verifies, repairs and restores backups. Knows adapters by contract, and no catalogue."""

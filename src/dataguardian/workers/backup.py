@@ -8,19 +8,19 @@ from functools import partial
 from typing import Any
 
 from dataguardian.core.backup import BackupPlan
-from dataguardian.core.context import Context
-from dataguardian.core.executions import Claim, Executions, Failed
-from dataguardian.core.logbook import Logbook
-from dataguardian.core.options import BackupOptions
-from dataguardian.core.safekeeping import opened_config, opened_options
-from dataguardian.core.spread import Spread
-from dataguardian.core.vault import Vault
 from dataguardian.domain.errors import CancelledError
 from dataguardian.engines.registry import engine_document
 from dataguardian.queues.consumer import NoRetry, TryAgain
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import BackupOrder, Task
+from dataguardian.service.context import Context
+from dataguardian.service.executions import Claim, Executions, Failed
+from dataguardian.service.logbook import Logbook
+from dataguardian.service.options import BackupOptions
+from dataguardian.service.safekeeping import opened_config, opened_options
+from dataguardian.service.spread import Spread
+from dataguardian.service.vault import Vault
 from dataguardian.workers.running import Hold, callbacks, kept, patiently, places_of, reason
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from dataguardian.core.cleanup import Cleanup
 from dataguardian.queues.producer import QueueJob
+from dataguardian.service.cleanup import Cleanup
 from dataguardian.workers.loops import Loop
 
 LOOK_SECONDS = 60.0

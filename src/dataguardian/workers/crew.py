@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from dataguardian.core.access.tokens import USED_SECONDS
-from dataguardian.core.audit import HEAD_SECONDS
-from dataguardian.core.refusals import WINDOW_SECONDS
-from dataguardian.core.services import Services
 from dataguardian.queues.consumer import Consumer, Processor
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.access.tokens import USED_SECONDS
+from dataguardian.service.audit import HEAD_SECONDS
+from dataguardian.service.refusals import WINDOW_SECONDS
+from dataguardian.service.services import Services
 from dataguardian.workers.backup import BackupWorker
 from dataguardian.workers.cleanup import CleanupWorker, cleanup_loops
 from dataguardian.workers.health import HealthWorker, health_loops

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataguardian.core.health import EVERY_MINUTES, Health
 from dataguardian.queues.consumer import TryAgain
 from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import QueueJob
+from dataguardian.service.health import EVERY_MINUTES, Health
 from dataguardian.workers.loops import Loop
 
 TRIES = SPECS[QueueName.HEALTH].attempts

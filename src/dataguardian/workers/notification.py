@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataguardian.core.delivery import Delivery, Verdict
-from dataguardian.core.events import Events
 from dataguardian.queues.consumer import NoRetry, TryAgain
 from dataguardian.queues.producer import QueueJob
+from dataguardian.service.delivery import Delivery, Verdict
+from dataguardian.service.events import Events
 from dataguardian.workers.loops import Loop
 
 RECONCILE_SECONDS = 30.0

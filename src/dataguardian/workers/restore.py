@@ -10,19 +10,19 @@ import uuid
 from functools import partial
 
 from dataguardian.core.backupkeys import NO_KEYS, BackupKeys
-from dataguardian.core.context import Context
-from dataguardian.core.decryption import keys_for
-from dataguardian.core.executions import Failed
-from dataguardian.core.logbook import Logbook
-from dataguardian.core.safekeeping import opened_config
-from dataguardian.core.vault import Vault
-from dataguardian.core.work import Kind, Work, WorkClaim
 from dataguardian.db.models import Repair, Restore, Verification
 from dataguardian.domain.errors import CancelledError
 from dataguardian.queues.consumer import NoRetry
 from dataguardian.queues.producer import QueueJob
 from dataguardian.runner.parent import run_task
 from dataguardian.runner.protocol import RepairOrder, RestoreOrder, Task, VerifyOrder
+from dataguardian.service.context import Context
+from dataguardian.service.decryption import keys_for
+from dataguardian.service.executions import Failed
+from dataguardian.service.logbook import Logbook
+from dataguardian.service.safekeeping import opened_config
+from dataguardian.service.vault import Vault
+from dataguardian.service.work import Kind, Work, WorkClaim
 from dataguardian.workers.running import Hold, callbacks, kept, patiently, places_of, reason
 
 

@@ -13,11 +13,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from dataguardian.core.context import Context
-from dataguardian.core.executions import Failed
-from dataguardian.core.logbook import Logbook
-from dataguardian.core.safekeeping import opened_config
-from dataguardian.core.vault import Vault
 from dataguardian.db.models import StorageLocation
 from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, DiskFullError, is_transient
 from dataguardian.runner.parent import (
@@ -28,6 +23,11 @@ from dataguardian.runner.parent import (
     RunTimedOutError,
 )
 from dataguardian.runner.protocol import UNEXPECTED, Place
+from dataguardian.service.context import Context
+from dataguardian.service.executions import Failed
+from dataguardian.service.logbook import Logbook
+from dataguardian.service.safekeeping import opened_config
+from dataguardian.service.vault import Vault
 
 PATIENCE_SECONDS = 1.0
 _LIMITS = (RunTimedOutError, RunStalledError)

@@ -11,8 +11,8 @@ from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.executions import Started
 from dataguardian.api.schemas.jobs import JobChange, JobIn, JobOut, PreviewOut
-from dataguardian.core.history import Filters
 from dataguardian.domain.access import Permission
+from dataguardian.service.history import Filters
 
 router = APIRouter(prefix="/api/backup-jobs", tags=["backup-jobs"], route_class=PatientRoute)
 

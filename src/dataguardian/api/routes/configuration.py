@@ -9,8 +9,8 @@ from dataguardian.api.dependencies import Given
 from dataguardian.api.errors import documented
 from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.configuration import CompareIn, CompareOut
-from dataguardian.core.configuration import Configuration
 from dataguardian.domain.access import Permission
+from dataguardian.service.configuration import Configuration
 
 router = APIRouter(prefix="/api/system", tags=["system"], route_class=PatientRoute)
 

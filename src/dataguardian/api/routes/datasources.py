@@ -14,9 +14,9 @@ from dataguardian.api.probing import timed
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.datasources import DatasourceBody, DatasourceChange, DatasourceOut
 from dataguardian.api.schemas.health import ProbeOut
-from dataguardian.core.history import Filters
 from dataguardian.domain.access import Permission
 from dataguardian.domain.states import DatasourceStatus
+from dataguardian.service.history import Filters
 
 router = APIRouter(prefix="/api/datasources", tags=["datasources"], route_class=PatientRoute)
 

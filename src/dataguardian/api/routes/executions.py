@@ -26,10 +26,10 @@ from dataguardian.api.schemas.executions import (
     VerifyIn,
 )
 from dataguardian.api.stream import EVENTS_DOCUMENT, Followed, follow
-from dataguardian.core.services import Services
 from dataguardian.db.models import BackupExecution
 from dataguardian.domain.access import Permission
 from dataguardian.domain.states import ExecutionStatus
+from dataguardian.service.services import Services
 
 Force = Annotated[bool, Query(description="Also the newest good one of its job, or one that is not as it should be")]
 

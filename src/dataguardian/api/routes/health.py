@@ -18,10 +18,10 @@ from dataguardian.api.metrics import METRICS_DOCUMENT, rendered
 from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.health import AliveOut, CheckOut, ReadyOut
-from dataguardian.core.acting import current_actor
 from dataguardian.domain.access import Permission
 from dataguardian.domain.errors import DataGuardianError
 from dataguardian.domain.states import CheckStatus
+from dataguardian.service.acting import current_actor
 
 ALWAYS: dict[int | str, dict[str, Any]] = {403: documented()[403]}
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ReadyOut, "description": "Something is missing"}}

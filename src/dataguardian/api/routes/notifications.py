@@ -13,10 +13,10 @@ from dataguardian.api.errors import documented
 from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.notifications import MarkedOut, NotificationOut, SendOut
-from dataguardian.core.history import NotificationFilters
 from dataguardian.domain.access import Permission
 from dataguardian.domain.errors import DataGuardianError, NotFoundError
 from dataguardian.domain.states import EntityType, NotificationType, Severity
+from dataguardian.service.history import NotificationFilters
 
 router = APIRouter(prefix="/api/notifications", tags=["notifications"], route_class=PatientRoute)
 

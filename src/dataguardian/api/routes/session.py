@@ -23,9 +23,9 @@ from dataguardian.api.schemas.access import (
     UserOut,
 )
 from dataguardian.api.schemas.common import Listing, whole
-from dataguardian.core.access.sessions import csrf_of
-from dataguardian.core.acting import current_actor
 from dataguardian.domain.access import Permission
+from dataguardian.service.access.sessions import csrf_of
+from dataguardian.service.acting import current_actor
 
 setup = APIRouter(prefix="/api/setup", tags=["session"], route_class=PatientRoute)
 router = APIRouter(prefix="/api/session", tags=["session"], route_class=PatientRoute)

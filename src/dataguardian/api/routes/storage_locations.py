@@ -14,9 +14,9 @@ from dataguardian.api.probing import timed
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.health import ProbeOut
 from dataguardian.api.schemas.storages import StorageBody, StorageChange, StorageOut
-from dataguardian.core.history import Filters
 from dataguardian.domain.access import Permission
 from dataguardian.domain.states import StorageStatus
+from dataguardian.service.history import Filters
 
 router = APIRouter(prefix="/api/storage-locations", tags=["storage-locations"], route_class=PatientRoute)
 

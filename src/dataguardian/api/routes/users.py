@@ -20,8 +20,8 @@ from dataguardian.api.schemas.access import (
     UserOut,
 )
 from dataguardian.api.schemas.common import Listing, listing, whole
-from dataguardian.core.acting import current_actor
 from dataguardian.domain.access import Permission
+from dataguardian.service.acting import current_actor
 
 users = APIRouter(prefix="/api/users", tags=["users"], route_class=PatientRoute)
 tokens = APIRouter(prefix="/api/tokens", tags=["tokens"], route_class=PatientRoute)

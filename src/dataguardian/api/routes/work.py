@@ -25,9 +25,9 @@ from dataguardian.api.schemas.executions import (
     VerificationOut,
 )
 from dataguardian.api.stream import EVENTS_DOCUMENT, Followed, follow
-from dataguardian.core.work import Kind
 from dataguardian.domain.access import Permission
 from dataguardian.domain.states import WorkStatus
+from dataguardian.service.work import Kind
 
 
 def work_router(kind: Kind, show: Callable[[Any], Output], out: type[Output], detail: type[Output]) -> APIRouter:

@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
 from dataguardian.api.dependencies import Moment as Given
 from dataguardian.api.schemas.common import Flag, Input, Moment, Name, Output, example, shown, unsent
-from dataguardian.core.access.names import NAME_PATTERN, name_of
-from dataguardian.core.access.passwords import LEAST_CHARACTERS, MOST_CHARACTERS
-from dataguardian.core.access.sessions import Session, SignedIn
 from dataguardian.db.accounts import ApiToken, SignIn, User
 from dataguardian.domain.access import Actor, ActorKind, Permission, Role
+from dataguardian.service.access.names import NAME_PATTERN, name_of
+from dataguardian.service.access.passwords import LEAST_CHARACTERS, MOST_CHARACTERS
+from dataguardian.service.access.sessions import Session, SignedIn
 
 MOST_DATASOURCES = 1000
 

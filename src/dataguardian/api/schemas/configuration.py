@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, JsonValue, StringConstraints
 
 from dataguardian.api.schemas.common import ErrorOut, Input, JsonObject, Output, example
-from dataguardian.core.configuration import Comparison, Kind, Wanted
+from dataguardian.service.configuration import Comparison, Kind, Wanted
 
 MAX_ITEMS = 500
 

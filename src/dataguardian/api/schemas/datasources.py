@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, cast
 from pydantic import Field, StringConstraints, create_model
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
-from dataguardian.core.definitions import shown_config
-from dataguardian.core.secrets import MASK, revealed
 from dataguardian.db.models import Datasource
 from dataguardian.domain.states import DatasourceStatus
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.registry import ENGINES
 from dataguardian.registry import Adapter, AdapterConfig, Registry
+from dataguardian.service.definitions import shown_config
+from dataguardian.service.secrets import MASK, revealed
 
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 Tags = Annotated[list[Tag], Field(max_length=50)]

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
-from dataguardian.core.definitions import shown_options
-from dataguardian.core.options import BackupOptions
-from dataguardian.core.sweep import RetentionPreview
 from dataguardian.db.models import BackupJob
 from dataguardian.domain.retention import Decision, RetentionPolicy, describe
+from dataguardian.service.definitions import shown_options
+from dataguardian.service.options import BackupOptions
+from dataguardian.service.sweep import RetentionPreview
 
 Cron = Annotated[
     str,

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from dataguardian.api.schemas.common import Input, Moment, Output, example, shown
 from dataguardian.core.proofrecords import MOST_CHARACTERS, FailedProof, JobProofs, KeyProof
-from dataguardian.core.recovery import KitStatus, Reason
+from dataguardian.service.recovery import KitStatus, Reason
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024)]
 

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Name, Output, example, shown, unsent
 from dataguardian.api.schemas.datasources import body_union, plain_config
-from dataguardian.core.definitions import shown_config
-from dataguardian.core.secrets import MASK
 from dataguardian.db.models import StorageLocation
 from dataguardian.domain.states import StorageStatus
+from dataguardian.service.definitions import shown_config
+from dataguardian.service.secrets import MASK
 from dataguardian.storage.registry import STORAGES
 
 

@@ -9,15 +9,15 @@ from pydantic import Field
 
 from dataguardian.api.schemas.common import Flag, Input, JsonObject, Moment, Output, example, shown
 from dataguardian.api.schemas.executions import ExecutionOut
-from dataguardian.core.overview import StorageNumbers, Summary
-from dataguardian.core.queueboard import QueueNumbers, WatchedJob
-from dataguardian.core.sampling import Sample
-from dataguardian.core.systemsettings import Setting
 from dataguardian.db.models import BackupJob
 from dataguardian.db.repositories.overview import JobNumbers
 from dataguardian.db.repositories.samples import Tally
 from dataguardian.domain.states import DatasourceStatus, ExecutionStatus, StorageStatus
 from dataguardian.queues.definitions import QueueName
+from dataguardian.service.overview import StorageNumbers, Summary
+from dataguardian.service.queueboard import QueueNumbers, WatchedJob
+from dataguardian.service.sampling import Sample
+from dataguardian.service.systemsettings import Setting
 
 
 class QueueOut(Output):
