@@ -1,1 +1,1 @@
-"""The data plane: takes, lists, verifies, repairs and restores backups. Knows adapters by contract, and no catalogue."""
+"""The data plane: takes, lists, verifies, repairs and restores backups. It knows adapters by contract, no catalogue."""
