@@ -13,7 +13,7 @@ from dataguardian.db.repositories.lists import Filters
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.access import Role
 from dataguardian.domain.states import EntityType, NotificationType, Severity
-from dataguardian.service.work import Kind
+from dataguardian.service.workkinds import Kind
 from tests.api.access_stage import bearer, client, token, user
 from tests.api.stage import Desk, is_error, notes, play
 

@@ -11,7 +11,8 @@ from typing import Any
 from dataguardian.db.models import BackupExecution
 from dataguardian.queues.definitions import QueueName
 from dataguardian.service.executions import LEASE, QUEUED_GRACE
-from dataguardian.service.work import MAX_ATTEMPTS, Kind, WorkClaim, kind_of, queue_job_id
+from dataguardian.service.work import MAX_ATTEMPTS
+from dataguardian.service.workkinds import Kind, WorkClaim, kind_of, queue_job_id
 from tests.api.stage import Desk, database, is_error, notes, play
 
 

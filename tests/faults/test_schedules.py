@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from dataguardian.service.work import Kind, Work
+from dataguardian.service.work import Work
+from dataguardian.service.workkinds import Kind
 from tests.faults.service import Parts, Service
 from tests.service.stage import START, Stage, stage
 

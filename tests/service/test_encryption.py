@@ -22,7 +22,8 @@ from dataguardian.service.importing import Importer
 from dataguardian.service.sampling import SETTING as SCRUB
 from dataguardian.service.sampling import Sampling
 from dataguardian.service.systemsettings import SystemSettings
-from dataguardian.service.work import Kind, Work
+from dataguardian.service.work import Work
+from dataguardian.service.workkinds import Kind
 from dataguardian.streams.age.x25519 import X25519Identity
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.backups import play

@@ -24,7 +24,8 @@ from dataguardian.service.executions import Failed
 from dataguardian.service.removal import open_storage
 from dataguardian.service.sampling import FAILURES_AT_MOST, SETTING, Sample, Sampling
 from dataguardian.service.systemsettings import SystemSettings
-from dataguardian.service.work import Kind, Work, queue_job_id
+from dataguardian.service.work import Work
+from dataguardian.service.workkinds import Kind, queue_job_id
 from dataguardian.workers.restore import RestoreWorker
 from tests.service.backups import completed, play
 from tests.service.stage import START, Stage

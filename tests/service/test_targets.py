@@ -22,7 +22,8 @@ from dataguardian.queues.definitions import QueueName
 from dataguardian.service.cleanup import Cleanup
 from dataguardian.service.history import History
 from dataguardian.service.importing import Importer
-from dataguardian.service.work import Kind, Row, Work, repository
+from dataguardian.service.work import Work
+from dataguardian.service.workkinds import Kind, Row, repository
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from dataguardian.workers.restore import RestoreWorker
 from tests.servers import PostgresServer

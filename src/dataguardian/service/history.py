@@ -26,7 +26,7 @@ from dataguardian.db.repositories.samples import LastVerification, SampleReposit
 from dataguardian.db.repositories.targets import TargetRepository, new_target
 from dataguardian.domain.states import HOLDS_A_BACKUP, ExecutionStatus, TargetStatus
 from dataguardian.service.context import Context
-from dataguardian.service.work import Kind, repository
+from dataguardian.service.workkinds import Kind, repository
 
 __all__ = ["Filters", "History", "NotificationFilters"]
 

@@ -16,7 +16,7 @@ from dataguardian.queues.definitions import SPECS, QueueName
 from dataguardian.queues.producer import JobState, QueueJob
 from dataguardian.service.audit import Audit
 from dataguardian.service.context import Context
-from dataguardian.service.work import Kind, repository
+from dataguardian.service.workkinds import Kind, repository
 
 _ROW_QUEUES = (QueueName.BACKUP, QueueName.RESTORE, QueueName.REPAIR, QueueName.NOTIFICATION)
 """Queues whose jobs point at a row that decides whether there is anything to do."""

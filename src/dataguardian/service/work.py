@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,15 +22,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dataguardian.db.models import (
     IS_ACTIVE,
     BackupExecution,
-    Datasource,
     Repair,
     Restore,
     StorageLocation,
     Verification,
 )
-from dataguardian.db.repositories.definitions import DatasourceRepository, StorageRepository
+from dataguardian.db.repositories.definitions import DatasourceRepository
 from dataguardian.db.repositories.executions import ExecutionRepository
-from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.db.repositories.restores import (
     LeaseRepository,
     RepairRepository,
@@ -41,17 +37,14 @@ from dataguardian.db.repositories.restores import (
 )
 from dataguardian.db.repositories.targets import TargetRepository
 from dataguardian.db.session import server_time
-from dataguardian.domain.access import SYSTEM, ActorKind, Permission
+from dataguardian.domain.access import SYSTEM, ActorKind
 from dataguardian.domain.errors import (
     ConflictError,
-    ForbiddenError,
     NotFoundError,
     QueueUnavailableError,
-    UsageError,
 )
 from dataguardian.domain.ids import new_id
 from dataguardian.domain.states import (
-    HOLDS_A_BACKUP,
     EntityType,
     NotificationType,
     Severity,
@@ -59,7 +52,6 @@ from dataguardian.domain.states import (
     Trigger,
     WorkStatus,
 )
-from dataguardian.queues.definitions import QueueName
 from dataguardian.queues.producer import NewJob
 from dataguardian.service.acting import acting, current_actor
 from dataguardian.service.audit import Audit
@@ -74,46 +66,24 @@ from dataguardian.service.executions import (
     Failed,
     expired_before,
 )
-from dataguardian.service.selfguard import SETTING as SELFGUARD
+from dataguardian.service.restorable import check_restore, locked_backup
+from dataguardian.service.workkinds import (
+    TRIGGER,
+    Kind,
+    Row,
+    WorkClaim,
+    is_scheduled,
+    kind_of,
+    queue_job_id,
+    repository,
+    storages_of,
+)
 
 MAX_ATTEMPTS = 3
 """How often a verification is begun when its workers die."""
-TRIGGER = "trigger"
 MADE_WAY = "made_way"
 """In `metadata`: it was stopped for a restore, and is to be queued again."""
 ACTIVE_WORK = (WorkStatus.QUEUED, WorkStatus.RUNNING)
-
-Row = Restore | Verification | Repair
-
-
-class Kind(StrEnum):
-    RESTORE = "restore"
-    VERIFICATION = "verification"
-    REPAIR = "repair"
-
-    @property
-    def queue(self) -> QueueName:
-        """Repairs have a queue of their own: a restore must not wait for a backup to be copied."""
-        return QueueName.REPAIR if self is Kind.REPAIR else QueueName.RESTORE
-
-
-@dataclass(frozen=True)
-class WorkClaim:
-    """Work that is ours to carry out, with everything that the runner must know."""
-
-    kind: Kind
-    work_id: uuid.UUID
-    attempt: int
-    row: Row
-    execution: BackupExecution
-    storages: tuple[StorageLocation, ...]
-    """Those that hold the backup; of a repair, the one that is to get it, and then those that hold it."""
-    target: Datasource | None
-    """Of a restore: where it goes."""
-
-    @property
-    def storage(self) -> StorageLocation:
-        return self.storages[0]
 
 
 class Work:
@@ -139,14 +109,11 @@ class Work:
         await self._context.queues.ping()
         now = self._context.clock.now()
         async with self._context.db.write() as session:
-            execution = await _restorable(session, execution_id)
+            execution = await locked_backup(session, execution_id)
             target_id = target_datasource_id or execution.datasource_id
             # Locked, so that of two restores into one target the second sees the first.
             target = await DatasourceRepository(session).locked(target_id)
-            await _check_target(session, execution, target, confirm)
-            _check_production(target)
-            await _check_own(session, execution)
-            _check_streams(execution, streams)
+            await check_restore(session, execution, target, confirm, streams)
             row = Restore(
                 **_new(execution, now),
                 target_datasource_id=target.id,
@@ -168,7 +135,7 @@ class Work:
         await self._context.queues.ping()
         now = self._context.clock.now()
         async with self._context.db.write() as session:
-            execution = await _restorable(session, execution_id)
+            execution = await locked_backup(session, execution_id)
             if scheduled and await VerificationRepository(session).active_of(execution_id):
                 raise ConflictError("this backup is being verified", hint="wait for it to end")
             row = Verification(**_new(execution, now), deep=deep, errors=[])
@@ -186,7 +153,7 @@ class Work:
         await self._context.queues.ping()
         now = self._context.clock.now()
         async with self._context.db.write() as session:
-            execution = await _restorable(session, execution_id)
+            execution = await locked_backup(session, execution_id)
             rows = await _new_repairs(session, execution, now)
             for row in rows:
                 await self._told(session, "create", row)
@@ -245,7 +212,7 @@ class Work:
             if execution.storage_location_id is None or execution.backup_path is None:
                 await _end(session, row, WorkStatus.FAILED, now, Failed("the backup's storage location is gone"))
                 return None
-            storages = await _storages(session, row, execution)
+            storages = await storages_of(session, row, execution)
             target = None
             if isinstance(row, Restore):
                 target = await DatasourceRepository(session).get(row.target_datasource_id)
@@ -438,43 +405,6 @@ class Work:
 _INTERRUPTED = "{} before the restore had ended: look at the target, which is as it was or restored, then start anew"
 
 
-def is_scheduled(row: Row) -> bool:
-    """Tells whether nobody waits for this: it is of the weekly sample."""
-    return isinstance(row, Verification) and row.details.get(TRIGGER) == Trigger.SCHEDULED
-
-
-def kind_of(row: Row) -> Kind:
-    if isinstance(row, Repair):
-        return Kind.REPAIR
-    return Kind.RESTORE if isinstance(row, Restore) else Kind.VERIFICATION
-
-
-def repository(session: AsyncSession, kind: Kind) -> LeaseRepository[Any]:
-    repositories: dict[Kind, type[LeaseRepository[Any]]] = {
-        Kind.RESTORE: RestoreRepository,
-        Kind.VERIFICATION: VerificationRepository,
-        Kind.REPAIR: RepairRepository,
-    }
-    return repositories[kind](session)
-
-
-def queue_job_id(row: Row) -> str:
-    """An id that the queue has seen is dead for ever, so every enqueueing has its own."""
-    return f"{row.id}-{row.enqueue_number}"
-
-
-async def _restorable(session: AsyncSession, execution_id: uuid.UUID) -> BackupExecution:
-    """Returns a backup that can be restored, locked: until this transaction ends nobody can begin to delete it."""
-    execution = await ExecutionRepository(session).locked(execution_id)
-    if execution.status not in HOLDS_A_BACKUP or execution.backup_path is None:
-        raise ConflictError(
-            f"this execution is {execution.status} and holds no backup",
-            hint="choose one that is completed",
-            status=execution.status.value,
-        )
-    return execution
-
-
 def _copies(storages: Sequence[StorageLocation], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns what was found in each copy; `ok` is None where it could not be read."""
     return [{"storage_location_id": str(storage.id), **copy} for storage, copy in zip(storages, told, strict=True)]
@@ -493,73 +423,6 @@ async def _new_repairs(session: AsyncSession, execution: BackupExecution, now: d
     if not rows:
         raise ConflictError("this backup is being repaired", hint="wait for it to end")
     return rows
-
-
-async def _storages(session: AsyncSession, row: Row, execution: BackupExecution) -> tuple[StorageLocation, ...]:
-    """Returns the storage locations of a claim, in its order."""
-    holders = await TargetRepository(session).holders(execution)
-    if isinstance(row, Repair):
-        holders = [row.storage_location_id, *(place for place in holders if place != row.storage_location_id)]
-    return tuple([await StorageRepository(session).get(place) for place in holders])
-
-
-async def _check_target(session: AsyncSession, execution: BackupExecution, target: Datasource, confirm: str) -> None:
-    source = await DatasourceRepository(session).get(execution.datasource_id)
-    if target.type != source.type:
-        raise UsageError(
-            f"this is a {source.type} backup, and {target.name} is of type {target.type}",
-            hint=f"choose a datasource of type {source.type}",
-        )
-    if confirm != target.name:
-        raise UsageError(
-            "the confirmation is not the name of the datasource that would be written to",
-            hint=f"a restore changes {target.name}: give confirm={target.name!r} if that is what you want",
-            field="confirm",
-        )
-    active = await RestoreRepository(session).active_into(target.id)
-    if active is not None:
-        raise ConflictError(
-            f"another restore into {target.name} is {active.status}",
-            hint="wait for it to end, or cancel it",
-            restore_id=str(active.id),
-        )
-
-
-def _check_production(target: Datasource) -> None:
-    """Raises ForbiddenError when the target is production and the actor may not touch that."""
-    if target.production and not current_actor().may(Permission.RESTORE_PRODUCTION):
-        raise ForbiddenError(
-            f"{target.name} is production: only administrators restore into it",
-            hint="ask an administrator, or restore into a datasource that is not production",
-            permission=Permission.RESTORE_PRODUCTION.value,
-        )
-
-
-async def _check_own(session: AsyncSession, execution: BackupExecution) -> None:
-    """Raises ForbiddenError for the catalogue's own backup: it holds the audit log, hashes of passwords and everything
-    else that is for administrators, and a copy of it shows that to whoever can read the copy.
-    """
-    if current_actor().may(Permission.RESTORE_PRODUCTION):
-        return
-    own = await SettingRepository(session).value(SELFGUARD) or {}
-    if own.get("datasource_id") == str(execution.datasource_id):
-        raise ForbiddenError(
-            "this is a backup of DataGuardian's own catalogue: only administrators restore it, wherever to",
-            hint="ask an administrator",
-            permission=Permission.RESTORE_PRODUCTION.value,
-        )
-
-
-def _check_streams(execution: BackupExecution, streams: Sequence[str]) -> None:
-    held = execution.details.get("streams", [])
-    known = {stream[key] for stream in held for key in ("name", "directory")}
-    unknown = [name for name in streams if name not in known]
-    if unknown and known:
-        raise UsageError(
-            f"this backup has no stream {unknown[0]!r}",
-            hint=f"it has: {', '.join(stream['name'] for stream in held[:20])}",
-            field="streams",
-        )
 
 
 def _new(execution: BackupExecution, now: datetime) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from dataguardian.service.executions import Failed
 from dataguardian.service.logbook import Logbook
 from dataguardian.service.safekeeping import opened_config
 from dataguardian.service.vault import Vault
-from dataguardian.service.work import Kind, Work, WorkClaim
+from dataguardian.service.work import Work
+from dataguardian.service.workkinds import Kind, WorkClaim
 from dataguardian.workers.running import Hold, callbacks, kept, patiently, places_of, reason
 
 

@@ -27,7 +27,7 @@ from dataguardian.api.schemas.executions import (
 from dataguardian.api.stream import EVENTS_DOCUMENT, Followed, follow
 from dataguardian.domain.access import Permission
 from dataguardian.domain.states import WorkStatus
-from dataguardian.service.work import Kind
+from dataguardian.service.workkinds import Kind
 
 
 def work_router(kind: Kind, show: Callable[[Any], Output], out: type[Output], detail: type[Output]) -> APIRouter:
