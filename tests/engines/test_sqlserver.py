@@ -288,7 +288,7 @@ def test_replacing_a_database(double: TdsDouble, source: Database) -> None:
         (Fault("CREATE TABLE .*orders", 2715, "no such type"), RestoreFailedError),
         (Fault("FOREIGN KEY", 547, "conflicted"), RestoreFailedError),
         (Fault("CREATE DATABASE", 262, "permission denied", times=9), NotAllowedError),
-        (Fault(r"MODIFY NAME = \[target\]|sp_renamedb.*N'target'", 5030, "in use", times=2), DataGuardianError),
+        (Fault(r"MODIFY NAME = \[target\]|sp_renamedb.*N'target'", 5030, "in use", times=8), DataGuardianError),
     ],
     ids=["connection", "table", "foreign key", "create", "rename"],
 )  # fmt: skip
@@ -390,6 +390,17 @@ def test_a_drop_that_is_disturbed(double: TdsDouble, source: Database) -> None:
     assert restore(address_of(double, "target"), streams, drop_existing=True) == []
     assert fault.fired == 1
     assert set(double.databases) == {"master", "source", "target"}
+
+
+def test_a_target_that_somebody_is_just_leaving(double: TdsDouble, source: Database) -> None:
+    """A database in use when it is to be renamed is waited for a moment, not given up."""
+    streams = dump(address_of(double, "source"))
+    double.faults.append(
+        fault := Fault(r"MODIFY NAME = \[target_dgold_|sp_renamedb N'target'", 5030, "in use", times=2)
+    )
+    double.databases["target"] = Database(tables={"[dbo].[old]": Table()}, views={"objects": []})
+    assert restore(address_of(double, "target"), streams, drop_existing=True) == []
+    assert fault.fired == 2
 
 
 def test_settings_that_cannot_be_given_back(double: TdsDouble, source: Database) -> None:

@@ -179,9 +179,16 @@ def _complete(session: Session, views: dict[str, list[Row]], warnings: list[str]
     """Finds in other places what a server without some views says there."""
     schemas = {row["schema_id"]: row["name"] for row in views["schemas"]}
     if "identity_columns" not in views:
-        tables = {row["object_id"]: row for row in views["tables"]}
-        found = [row for row in views["columns"] if row.get("is_identity") and row["object_id"] in tables]
-        views["identity_columns"] = [row | _identity(session, tables[row["object_id"]], schemas) for row in found]
+        views["identity_columns"] = [row for row in views["columns"] if row.get("is_identity")]
+    tables = {row["object_id"]: row for row in views["tables"]}
+    # One row for each: Babelfish joins those of all tables with each other.
+    identities = {(row["object_id"], row.get("column_id")): row for row in views["identity_columns"]}
+    views["identity_columns"] = [
+        row | _identity(session, tables[row["object_id"]], schemas)
+        if row["object_id"] in tables and None in (row.get("seed_value"), row.get("increment_value"))
+        else row
+        for row in identities.values()
+    ]
     if "triggers" not in views:
         found = [row for row in views.get("objects", ()) if str(row["type"]).strip() == "TR"]
         views["triggers"] = [row | {"parent_id": row["parent_object_id"], "parent_class": 1} for row in found]

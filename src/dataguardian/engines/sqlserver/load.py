@@ -12,7 +12,7 @@ from dataguardian.engines.sqlserver.server import attempt, is_babelfish
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.stream import END, PIECE, ROWS, STEP, TABLE, TRAILER, parsed, read_records
 from dataguardian.engines.sqlserver.tables import STAGE, TravellingTable, from_document
-from dataguardian.engines.sqlserver.types import Column
+from dataguardian.engines.sqlserver.types import VARIANT, Column
 from dataguardian.engines.sqlserver.values import decode_row
 
 _MAY_FAIL = frozenset({
@@ -43,12 +43,12 @@ class Loader:
     _tables: int = 0
     _rows: int = 0
     _without_bulk: bool = False
-    _full_decimals: bool = False
+    _is_babelfish: bool = False
 
     def load(self, chunks: Iterable[bytes]) -> None:
         """Raises IntegrityError, RestoreFailedError, and what `chunks` and the session raise."""
         records = read_records(chunks)
-        self._full_decimals = is_babelfish(self.session)
+        self._is_babelfish = is_babelfish(self.session)
         for kind, payload in records:
             if kind == STEP:
                 self._step(payload)
@@ -131,7 +131,9 @@ class Loader:
         first = rows.next_whole()
         if first is None:
             return
-        if not self._without_bulk and self._bulk_first(table, first):
+        # Babelfish misreads times in variants that are loaded in bulk.
+        is_misread = self._is_babelfish and any(column.type == VARIANT for column in table.columns)
+        if not is_misread and not self._without_bulk and self._bulk_first(table, first):
             self._bulk(table, rows.pieces())
             return
         self._insert(table, first)
@@ -150,7 +152,7 @@ class Loader:
         return True
 
     def _bulk(self, table: TravellingTable, rows: Iterator[bytes]) -> None:
-        if self._full_decimals and has_decimals(table.columns):
+        if self._is_babelfish and has_decimals(table.columns):
             columns = full_columns(table.columns)
             self.session.bulk(table.insert_bulk(), columns, full_rows(rows, table.columns))
         else:

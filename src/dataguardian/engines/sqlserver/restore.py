@@ -34,7 +34,7 @@ from dataguardian.engines.sqlserver.sqlpackage import import_bacpac
 from dataguardian.interruption import unbroken
 
 MAX_NAME = 128
-RENAME_TRIES, RENAME_PAUSE_SECONDS = 10, 0.2
+RENAME_TRIES, RENAME_PAUSE_SECONDS = 3, 0.5
 _IN_USE = frozenset({5030, 5061, 5070})
 DROP_TRIES = 3
 """Another session's work at the same moment (a deadlock, a log-in) must not leave a database behind."""
