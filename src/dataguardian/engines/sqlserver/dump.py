@@ -40,6 +40,7 @@ NO_SNAPSHOT = (
 _SCRIPT = "python3 -m dataguardian.engines.sqlserver > restore.sql"
 BY_HAND = f"{_SCRIPT} && sqlcmd -S SERVER -d DATABASE -b -x -f 65001 -i restore.sql"
 _ONE = "SELECT TOP (1) 1 AS one FROM {}"
+_ROLLBACK = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION"
 RIGHTS = {
     "SELECT": "SELECT on the database (db_datareader)",
     "VIEW DEFINITION": "VIEW DEFINITION on the database",
@@ -139,7 +140,7 @@ def _begin(session: Session, catalogue: Catalogue) -> bool:
     if not in_memory and _begin_snapshot(session, catalogue):
         # A server that says it does not allow what it just did is not believed, and not stopped either.
         return catalogue.options.get("snapshot_isolation_state") not in (0, 2)
-    attempt(session, "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION")
+    attempt(session, _ROLLBACK)
     attempt(session, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
     return False
 
@@ -181,6 +182,7 @@ class _Writer:
         catalogue.read_again(self._session, "sequences")
         for step in steps_after(catalogue):
             yield _step(step)
+        attempt(self._session, _ROLLBACK)
         self._warnings += [*catalogue.warnings, *losses(catalogue)]
         self._warnings[:] = dict.fromkeys(self._warnings)
         yield document(TRAILER, {"tables": self._tables, "rows": self._rows})
