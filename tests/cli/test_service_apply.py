@@ -395,7 +395,7 @@ def test_the_documented_example_applies(service: Service, tmp_path: Path) -> Non
     file = tmp_path / "dataguardian.yaml"
     file.write_text(example.replace("/run/secrets/hook", "hook"))
     changes = service.ok("apply", "-f", str(file), "--dry-run", env=ENV)["changes"]
-    assert [change["action"] for change in changes] == ["create"] * 5 + ["change"]
+    assert [change["action"] for change in changes] == ["create"] * 5 + ["change"] * 2
 
 
 def test_references_are_resolved_and_escaped() -> None:

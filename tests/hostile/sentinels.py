@@ -225,7 +225,11 @@ class Watch:
         self.programs.add(program)
         self.arguments.add(command)
         self.in_argv |= {(program, where) for where in self._sentinels.found_in(command.encode())}
-        for line in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0"):
+        place = Path("/proc") / str(pid)
+        environment = (place / "environ").read_bytes()
+        if (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace") != command:
+            return  # it has become another program meanwhile, which is looked at the next time
+        for line in environment.split(b"\0"):
             variable = line.split(b"=", 1)[0].decode(errors="replace")
             if found := self._sentinels.found_in(line):
                 self.in_environment |= {(program, variable, where) for where in found}

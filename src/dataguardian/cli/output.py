@@ -126,7 +126,7 @@ def warn(text: str) -> None:
 
 def note(text: str) -> None:
     """Prints a line of progress on standard error."""
-    with contextlib.suppress(OSError):
+    with _tried(sys.stderr):
         console(error=True).print(clean(text), soft_wrap=True)
 
 
@@ -141,7 +141,7 @@ def fail(error: DataGuardianError, *, as_json: bool) -> None:
     lines = [Text.assemble(("error: ", "bold red"), clean(error.message))]
     lines += [Text("       " + clean(note)) for note in notes]
     lines += [Text.assemble(("hint:  ", "bold cyan"), clean(error.hint))] if error.hint else []
-    with contextlib.suppress(OSError):
+    with _tried(sys.stderr):
         for line in lines:
             console(error=True).print(line, soft_wrap=True)
 
@@ -168,6 +168,16 @@ def _written(stream: TextIO) -> Iterator[None]:
             f"the work was done, but its result could not be written: {error.strerror}",
             hint="`dataguardian list STORAGE` shows what there is",
         ) from error
+
+
+@contextlib.contextmanager
+def _tried(stream: TextIO) -> Iterator[None]:
+    """Flushes at the end. What goes wrong has nowhere to be told."""
+    try:
+        yield
+        stream.flush()
+    except OSError:
+        _silence(stream)
 
 
 def _silence(stream: TextIO) -> None:

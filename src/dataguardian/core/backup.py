@@ -29,7 +29,7 @@ from dataguardian.engines.base import DumpOptions, DumpStream, Engine, refuse_st
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
 from dataguardian.streams.sealing import InOrderHash, pack
-from dataguardian.streams.split import BufferPool, fill, plan_lanes, share_one_heap
+from dataguardian.streams.split import BufferPool, fill, give_back_big_blocks, plan_lanes
 
 if TYPE_CHECKING:
     from dataguardian.core.backupkeys import EncryptionOptions
@@ -144,7 +144,7 @@ def run_backup(
 def _sealer(encryption: EncryptionOptions | None) -> Sealer | None:
     if encryption is None:
         return None
-    share_one_heap()
+    give_back_big_blocks()  # what the heap keeps, and sealed parts besides, would come to more than the budget
     from dataguardian.core.encryption import Sealer  # noqa: PLC0415 -- 25 MB that a backup in clear can do without
 
     return Sealer.of(encryption)

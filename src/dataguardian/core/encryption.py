@@ -23,6 +23,7 @@ from dataguardian.streams.age.wire import NotAgeError
 from dataguardian.streams.age.x25519 import X25519Identity
 from dataguardian.streams.codecs import Data
 from dataguardian.streams.sealing import Opener
+from dataguardian.streams.split import room_outside
 
 _GIVE_KEY = (
     "--identity-file, --passphrase-file or DATAGUARDIAN_IDENTITY_FILE names it by hand, the setting `decryption` to "
@@ -53,15 +54,15 @@ class Sealer:
         """Returns what somebody who restores by hand has to have."""
         return Guard.IDENTITY if self._key is None else Guard.PASSPHRASE
 
-    def seal(self, data: Data) -> bytearray:
+    def seal(self, data: Data) -> bytearray | memoryview:
         with self._lock:
-            return encrypt(data, self._recipients)
+            return encrypt(data, self._recipients, room_outside)
 
     def seal_records(
         self, manifest: Manifest, parts: Sequence[PartRecord]
-    ) -> tuple[Manifest, list[PartRecord], dict[str, bytes | bytearray]]:
+    ) -> tuple[Manifest, list[PartRecord], dict[str, Data]]:
         """Returns the records as they may lie in clear, and the objects to store beside the parts."""
-        objects: dict[str, bytes | bytearray] = {artifact.SEALED: self.seal(encode_sealed(manifest, parts))}
+        objects: dict[str, Data] = {artifact.SEALED: self.seal(encode_sealed(manifest, parts))}
         if self._key is not None:
             objects[artifact.KEY] = self._key
         public, public_parts = without_sealed(manifest, parts)
@@ -149,7 +150,7 @@ def _needed(manifest: Manifest) -> str:
     return f"the private key of {' or '.join(recipients[:3])} is needed; {_GIVE_KEY}"
 
 
-def _recorded(path: str, data: bytes | bytearray) -> SealedObject:
+def _recorded(path: str, data: Data) -> SealedObject:
     return SealedObject.model_validate(
         {"path": path, "stored_size_bytes": len(data), "stored_sha256": hashlib.sha256(data).hexdigest()}
     )

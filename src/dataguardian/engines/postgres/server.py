@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import time
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 MAINTENANCE_DATABASES = ("postgres", "template1")
 CONNECT_SECONDS = 10
 _CANCEL_SECONDS = 10
+
+# psycopg tells a logger of a roll-back that fails because a stop came in the middle of a query. It is on its way out
+# then, and a logger without a handler would write that on the user's terminal.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _PLAIN_SESSION = """
 SELECT set_config('search_path', '', false), set_config('statement_timeout', %s, false),

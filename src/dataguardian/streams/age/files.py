@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataguardian.streams.age import passphrase
 from dataguardian.streams.age.header import Header, decode_header, encode_header
 from dataguardian.streams.age.keys import Identity, Recipient
-from dataguardian.streams.age.payload import Data, decrypted, encrypted
+from dataguardian.streams.age.payload import Data, Room, decrypted, encrypted
 from dataguardian.streams.age.wire import FILE_KEY_BYTES, NotAgeError
 
 
@@ -16,10 +16,13 @@ class NotForThisKeyError(NotAgeError):
     """None of the identities is one that the file was sealed for."""
 
 
-def encrypt(data: Data, recipients: Sequence[Recipient]) -> bytearray:
-    """Returns an age file that each of the recipients can open. A passphrase must be the only one."""
+def encrypt(data: Data, recipients: Sequence[Recipient], room: Room = bytearray) -> bytearray | memoryview:
+    """Returns an age file that each of the recipients can open, in what `room` gives. A passphrase must be the only
+    one.
+    """
     file_key = os.urandom(FILE_KEY_BYTES)
-    return encrypted(encode_header([recipient.wrap(file_key) for recipient in recipients], file_key), file_key, data)
+    header = encode_header([recipient.wrap(file_key) for recipient in recipients], file_key)
+    return encrypted(header, file_key, data, room)
 
 
 def decrypt(file: Data, identities: Sequence[Identity]) -> bytearray:

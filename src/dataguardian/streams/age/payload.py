@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -13,14 +14,16 @@ CHUNK_BYTES = 64 * 1024
 NONCE_BYTES = 16
 _SEALED_BYTES = CHUNK_BYTES + TAG_BYTES
 Data = bytes | bytearray | memoryview
+Room = Callable[[int], bytearray | memoryview]
+"""Gives so many writable bytes."""
 
 
-def encrypted(header: bytes, file_key: bytes, data: Data) -> bytearray:
-    """Returns a whole file. Each chunk goes straight to its place: the result is the only copy that is made."""
+def encrypted(header: bytes, file_key: bytes, data: Data, room: Room = bytearray) -> bytearray | memoryview:
+    """Returns a whole file, in what `room` gives. Each chunk goes straight to its place: there is no other copy."""
     nonce = os.urandom(NONCE_BYTES)
     cipher = ChaCha20Poly1305(derived(file_key, salt=nonce, info=b"payload"))
     begin, count = len(header) + NONCE_BYTES, max(1, -(-len(data) // CHUNK_BYTES))
-    file = bytearray(begin + len(data) + count * TAG_BYTES)
+    file = room(begin + len(data) + count * TAG_BYTES)
     file[:begin] = header + nonce
     with memoryview(data) as plain, memoryview(file)[begin:] as sealed:
         for number in range(count):
