@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from dataguardian.domain.errors import AuthenticationError, NotFoundError, UsageError
+from dataguardian.domain.errors import AuthenticationError, CancelledError, NotFoundError, UsageError
 from dataguardian.domain.urls import parse_url
 from dataguardian.engines.postgres import config as postgres_config
+from dataguardian.engines.postgres.config import PostgresConfig
+from dataguardian.engines.postgres.server import Server
 from dataguardian.engines.registry import engine_config
 from tests.certificates import Authority, Pair
 from tests.conftest import missing, require_tool
@@ -181,3 +187,34 @@ def test_a_server_that_speaks_german(readable_folder: Path, monkeypatch: pytest.
             dump(server.url("nicht-da"))
     finally:
         server.close()
+
+
+def test_a_stop_in_the_middle_of_the_log_in_hangs_up() -> None:
+    """The server learns of it at once: until then no DROP DATABASE ends, ours while it cleans up among them."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.settimeout(30)
+                heard.append(peer.recv(1000))
+                os.kill(os.getpid(), signal.SIGUSR1)
+                heard.append(peer.recv(1000))
+
+        def stop(*_: object) -> None:
+            raise CancelledError("stopped", signum=signal.SIGUSR1)
+
+        thread = threading.Thread(target=serve)
+        before = signal.signal(signal.SIGUSR1, stop)
+        thread.start()
+        try:
+            address = f"postgresql://user:secret@127.0.0.1:{listening.getsockname()[1]}/db?sslmode=disable"
+            with pytest.raises(CancelledError) as caught:
+                Server(cast("PostgresConfig", engine_config(parse_url(address)))).maintenance_database()
+            thread.join(10)
+            assert not thread.is_alive(), "the connection lives as long as what stopped it"
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert heard[1] == b""
+    assert caught.value.exit_code == 128 + signal.SIGUSR1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ def _open(parameters: dict[str, Any], place: str) -> Connection:
         kind = kind_of(failure, parameters)
         text = str(failure).replace("\n", " ").replace("\t", "").strip()
         raise kind(f"{place}: {text}", hint=_HINTS.get(kind, ""), sqlstate=failure.sqlstate) from failure
+    except BaseException as stop:
+        # The frames that it came through hold a connection that is half open. The server would wait a minute for the
+        # rest of the log-in, and with it every DROP DATABASE, which all of its processes must agree to.
+        traceback.clear_frames(stop.__traceback__)
+        raise
 
 
 @contextmanager
