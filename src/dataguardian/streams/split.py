@@ -67,7 +67,7 @@ def room_outside(size_bytes: int) -> memoryview:
 
     In huge pages where the kernel has them: else a block of a part's size takes 4,000 faults to fill.
     """
-    block = mmap.mmap(-1, size_bytes)
+    block = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             block.madvise(mmap.MADV_HUGEPAGE)
