@@ -4,6 +4,9 @@ What must not be torn apart (a child or a file, and the note that says who remov
 is about to raise asks `postpone` first. Blocking the signals themselves would not do: Python runs handlers in the main
 thread whichever thread the kernel interrupts, and children inherit the mask.
 
+Where an error is on its way and what was begun is undone, a stop adds nothing but half a clean-up: it is dropped
+(`undoing`). Whoever waits for this process reads the error, and a handler that remembers the request tells of both.
+
 Nor does Python itself bear it everywhere. What is raised inside an import reaches us as another error (Python wraps
 what comes out of `__set_name__`, libraries take it for a package that is missing), and half a module would be in the
 way of the clean-up. What is raised while a thread is started makes the thread fail or leaves it unknown to its pool,
@@ -15,7 +18,8 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -47,6 +51,17 @@ class _Unbroken:
         else:
             return False
         return True
+
+    @contextmanager
+    def undoing(self) -> Iterator[None]:
+        """For clean-ups while an error is on its way: a stop that comes inside is not raised."""
+        with self:
+            before = self._postponed
+            try:
+                yield
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    self._postponed = before
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -95,4 +110,5 @@ def _ask_again(stop: Callable[[], object]) -> None:
 unbroken = _Unbroken()
 """`with unbroken:` for short work in the main thread; in other threads, which no signal interrupts, it does nothing."""
 
+undoing = unbroken.undoing
 postpone = unbroken.postpone

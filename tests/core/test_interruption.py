@@ -19,7 +19,7 @@ from dataguardian.domain.errors import CancelledError
 from dataguardian.engines import processes
 from dataguardian.engines.processes import ChildProcess, run_child
 from dataguardian.engines.sqlite.process import staged_file
-from dataguardian.interruption import unbroken
+from dataguardian.interruption import unbroken, undoing
 from tests.cli.program import wait_for
 
 
@@ -63,6 +63,28 @@ def test_an_unbroken_block_that_fails_still_stops(stop: StopRequest) -> None:
         hit()
         raise ValueError("inner")
     assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_a_stop_while_something_is_undone_is_not_raised(stop: StopRequest) -> None:
+    """The error that is on its way stays the one that is told; the request is remembered."""
+    steps = []
+    with pytest.raises(ValueError, match="broken"):  # noqa: PT012 -- the block is the test
+        try:
+            int("broken")
+        except ValueError:
+            with undoing():
+                hit()
+                steps.append("undone")
+            raise
+    assert (steps, stop.signum) == (["undone"], signal.SIGUSR1)
+
+
+def test_a_stop_that_waited_before_something_was_undone_is_raised(stop: StopRequest) -> None:
+    """It came in the block around it, which goes on."""
+    with pytest.raises(CancelledError), unbroken:  # noqa: PT012 -- the block is the test
+        hit()
+        with undoing():
+            pass
 
 
 def test_other_threads_hold_nothing_back(stop: StopRequest) -> None:

@@ -26,6 +26,7 @@ from dataguardian.domain.clock import Clock, SystemClock, to_iso, to_stamp
 from dataguardian.domain.errors import DumpFailedError, StorageError, UsageError
 from dataguardian.domain.sizes import GIB, KIB, MIB, format_size
 from dataguardian.engines.base import DumpOptions, DumpStream, Engine, refuse_streams
+from dataguardian.interruption import undoing
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
 from dataguardian.streams.sealing import InOrderHash, pack
@@ -298,8 +299,9 @@ def _removed_on_failure(targets: Targets, directory: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        for trouble in targets.clear(directory):
-            error.add_note(trouble)
+        with undoing():
+            for trouble in targets.clear(directory):
+                error.add_note(trouble)
         raise
 
 

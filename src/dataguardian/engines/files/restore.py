@@ -23,6 +23,7 @@ from dataguardian.domain.errors import (
 from dataguardian.engines.files.inspect import Privileges, feed_inspected
 from dataguardian.engines.files.tar import Tar, is_below, mounts
 from dataguardian.engines.processes import ChildProcess
+from dataguardian.interruption import undoing
 
 # Paths are strings with surrogate escapes, made by os.path: pathlib would not add anything here.
 # ruff: noqa: PTH102, PTH112, PTH116, PTH118, PTH119, PTH120 -- see above
@@ -82,8 +83,9 @@ def restore_archive(
         before_swap()
         _swap(staging, target)
     except BaseException as error:
-        if not remove_tree(staging):
-            error.add_note(f"{staging!a} could not be removed")
+        with undoing():
+            if not remove_tree(staging):
+                error.add_note(f"{staging!a} could not be removed")
         raise
     return [*warnings, *_sync_folder(target.parent), *_remove_former(target, staging)]
 

@@ -31,6 +31,7 @@ from dataguardian.engines.mongodb.server import Link, Server
 from dataguardian.engines.mongodb.swap import Beside, Swap, Undo
 from dataguardian.engines.mongodb.target import Target, look_at
 from dataguardian.engines.mongodb.users import Users
+from dataguardian.interruption import undoing
 
 OPLOG = Namespace("", "oplog")
 _SCRIPTS = "system.js"
@@ -74,7 +75,8 @@ class Restoration:
                     self._restore(link, stream)
                 self._swap(link)
         except BaseException as error:
-            self._leave_as_found(error)
+            with undoing():
+                self._leave_as_found(error)
             raise
 
     def _restore(self, link: Link, stream: RestoreStream) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataguardian.engines.mongodb.config import MongoConfig
+from dataguardian.interruption import unbroken
 
 _VERIFIES_NOTHING = ("prefer", "require")
 
@@ -36,7 +37,8 @@ def private_file(name: str, content: bytes) -> Iterator[str]:
         path.write_bytes(content)
         yield str(path)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with unbroken:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def driver_options(config: MongoConfig, key_path: str | None, *, has_tls: bool) -> dict[str, Any]:

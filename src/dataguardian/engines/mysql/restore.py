@@ -27,6 +27,7 @@ from dataguardian.engines.mysql.references import References
 from dataguardian.engines.mysql.server import Server, Session, quoted
 from dataguardian.engines.mysql.target import TEMPORARY, Target, look_at, tables_of
 from dataguardian.engines.mysql.users import Users
+from dataguardian.interruption import undoing
 
 _PACKET_BYTES = 1 << 30
 _SWAP_WAIT_SECONDS = 30
@@ -72,7 +73,8 @@ class Restoration:
             if self._ready:
                 self._swap()
         except BaseException as error:
-            self._undo(error)
+            with undoing():
+                self._undo(error)
             raise
         self._finish()
 

@@ -27,6 +27,7 @@ from dataguardian.engines.postgres.settings import Head, Setting
 from dataguardian.engines.postgres.target import Target, look_at
 from dataguardian.engines.postgres.tools import tools_for
 from dataguardian.engines.tools import ToolSet
+from dataguardian.interruption import undoing
 
 if TYPE_CHECKING:
     from dataguardian.engines.postgres.server import Connection
@@ -68,7 +69,8 @@ class Restoration:
             if self._ready:
                 self._swap()
         except BaseException as error:
-            self._undo(error)
+            with undoing():
+                self._undo(error)
             raise
         self._finish()
 
@@ -113,7 +115,8 @@ class Restoration:
         try:
             self._load(stream, str(self.database), chunks, tools, one_transaction=True)
         except BaseException as error:
-            with self._told(error.add_note, "removing new schemas"), self._connect(self.database) as connection:
+            told = self._told(error.add_note, "removing new schemas")
+            with undoing(), told, self._connect(self.database) as connection:
                 properties.drop_schemas(connection, made)
             raise
 

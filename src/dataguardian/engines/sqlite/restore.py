@@ -22,6 +22,7 @@ from dataguardian.domain.errors import (
 from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.sqlite.process import RefusalError, ask, check_regular, shown_path, translated
 from dataguardian.engines.sqlite_child.replacing import SIDE_SUFFIXES, sync_directory
+from dataguardian.interruption import unbroken
 
 STREAM_KIND = "sqlite"
 _NAME_BYTES = 200
@@ -78,7 +79,8 @@ def _file_beside(target: str) -> Iterator[str]:
             os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         yield str(fresh)
     finally:
-        fresh.unlink(missing_ok=True)
+        with unbroken:
+            fresh.unlink(missing_ok=True)
 
 
 def _write(fresh: str, stream: RestoreStream) -> None:

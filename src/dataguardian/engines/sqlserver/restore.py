@@ -31,7 +31,7 @@ from dataguardian.engines.sqlserver.server import (
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.sqlpackage import STREAM_KIND as BACPAC
 from dataguardian.engines.sqlserver.sqlpackage import import_bacpac
-from dataguardian.interruption import unbroken
+from dataguardian.interruption import unbroken, undoing
 
 MAX_NAME = 128
 RENAME_TRIES, RENAME_PAUSE_SECONDS = 3, 0.5
@@ -122,7 +122,8 @@ class Restoration:
                 self._build(stream)
             self.options.before_swap()
         except BaseException as error:
-            self._undo(error)
+            with undoing():
+                self._undo(error)
             raise
         with unbroken:
             for built in self._built:
