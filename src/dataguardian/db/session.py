@@ -40,8 +40,9 @@ CONNECTIONS = 8
 _LAST = "last"
 """Under this name a session keeps what is done right before its commit."""
 
-# A session that hangs, because its process was frozen or its machine lost the network, must not hold locks for ever.
-_POSTGRES_LIMITS = "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c jit=off"
+# A session that hangs, because its process was frozen or its machine lost the network, must not hold locks for longer
+# than others take to find that out: they cannot take its work over before. Our transactions last milliseconds.
+_POSTGRES_LIMITS = "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=15s -c jit=off"
 _POSTGRES_READING = r" -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\ read"
 _POSTGRES_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10000}
 
