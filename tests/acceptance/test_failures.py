@@ -235,7 +235,7 @@ def test_a_storage_that_goes_away_in_the_middle(
     elif way == "unmounted":
         subprocess.run(["umount", "--lazy", str(storage)], check=True)
     else:
-        subprocess.run(["mount", "-o", "remount,ro", str(storage)], check=True)
+        wait_for(lambda: remounted_read_only(storage), "no part is being written at that moment")
     outcome = finished(process, mark)
     told(outcome, 5, "storage_denied" if way == "read-only" else "storage_unreachable")
     assert running(mark) == {}
@@ -246,6 +246,11 @@ def test_a_storage_that_goes_away_in_the_middle(
         assert list(storage.iterdir()) == []
     notes = outcome.json["details"]["notes"]
     assert any("could not be removed" in note for note in notes)
+
+
+def remounted_read_only(folder: Path) -> bool:
+    """The system refuses while a file in it is open for writing."""
+    return subprocess.run(["mount", "-o", "remount,ro", str(folder)], capture_output=True, check=False).returncode == 0
 
 
 def test_a_staging_folder_that_fills_up(program: Program, tmp_path: Path, small_disk: Callable[..., Path]) -> None:
