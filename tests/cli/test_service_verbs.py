@@ -325,16 +325,17 @@ def test_what_retention_would_do(service: Service) -> None:
     assert "kept as" in told
 
 
-def test_the_overview(service: Service) -> None:
+def test_the_overview(own_service: Service) -> None:
     """`status` shows the service, its jobs with their last runs, sources, storages, queues and news."""
-    thing = service.prepared()
-    service.backup(thing.name)
-    told = service.told("status")
-    assert service.url in told
+    own_service.start()
+    thing = own_service.prepared()
+    own_service.backup(thing.name)
+    told = own_service.told("status")
+    assert own_service.url in told
     assert "(token), admin: administer" in told
     (job_line,) = [line for line in told.splitlines() if line.startswith(thing.name) and "by hand" in line]
     assert "completed" in job_line
-    assert sorted(service.ok("status")) == ["info", "key_proofs", "overview", "queues", "recovery_kit", "session"]
+    assert sorted(own_service.ok("status")) == ["info", "key_proofs", "overview", "queues", "recovery_kit", "session"]
     for heading in ("backup jobs", "datasources", "storage locations", "queues", "recovery", "notifications"):
         assert f"\n{heading}\n" in told
 
