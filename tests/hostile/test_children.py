@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +168,9 @@ class Street(Town):
 
 @pytest.fixture(scope="module")
 def street(request: pytest.FixtureRequest) -> Iterator[Street]:
-    service = Service(short_folder(), env={"AWS_EC2_METADATA_DISABLED": "true"})
+    # Another rclone in PATH may be a script, whose helpers inherit all that it has.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    service = Service(short_folder(), env={"AWS_EC2_METADATA_DISABLED": "true", "PATH": path})
     service.start()
     here = Street(service, request.getfixturevalue)
     yield here

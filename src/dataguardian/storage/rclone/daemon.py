@@ -32,11 +32,13 @@ OLDEST = (1, 63)
 """The first release that says which remotes show uploads before they are complete."""
 
 # The shell ends rclone, and removes its folder, when our end of its standard input closes, whatever way we go.
+# What it runs after rclone needs no password.
 _ENDING_WITH_US = """
 folder=$1
 shift
 "$@" &
 child=$!
+unset RCLONE_CONFIG_PASS
 read -r _
 kill "$child" 2>/dev/null
 wait "$child"
