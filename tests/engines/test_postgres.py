@@ -137,6 +137,17 @@ def test_properties_of_the_database_survive(postgres17: PostgresServer, everythi
         postgres17.drop(name)
 
 
+def test_a_restore_waits_for_the_disk_once(postgres17: PostgresServer) -> None:
+    """Not after every statement of a database that does not count yet; whoever uses it later waits as ever."""
+    mode = "SELECT setting, source FROM pg_settings WHERE name = 'synchronous_commit'"
+    name = postgres17.database(f"CREATE MATERIALIZED VIEW seen AS {mode}")
+    restore(postgres17.url(f"{name}_copy"), dump(postgres17.url(name)))
+    assert postgres17.execute(f"{name}_copy", "TABLE seen") == [("off", "database")], "filled while it was restored"
+    (again,) = postgres17.execute(f"{name}_copy", mode)
+    assert [again] == postgres17.execute(name, mode)
+    assert again[1] != "database"
+
+
 def test_what_was_dropped_stays_away(postgres17: PostgresServer) -> None:
     """A database without schema public, or without plpgsql, does not get them back."""
     name = postgres17.database("DROP SCHEMA public", "DROP EXTENSION plpgsql")

@@ -97,6 +97,25 @@ def create_database(connection: Connection, name: str, properties: dict[str, Any
     connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(" ").join(options)))
 
 
+def hasten(connection: Connection, name: str) -> None:
+    """Spares whoever fills database `name` the wait for the disk after every statement.
+
+    That is safe for a database that counts only once it has been renamed: the rename waits, and what is written to the
+    log before it is then on the disk as well (PostgreSQL's documentation, "Asynchronous Commit"). It is said of the
+    database and not in a connection's options, which poolers refuse.
+    """
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit TO off").format(sql.Identifier(name)))
+
+
+def slacken(connection: Connection, name: str) -> None:
+    """Takes `hasten` back."""
+    from psycopg import sql  # noqa: PLC0415 -- an optional package, loaded when it is needed
+
+    connection.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(sql.Identifier(name)))
+
+
 def empty_out(connection: Connection, properties: dict[str, Any]) -> None:
     """Takes out of a fresh database what template0 brought and the source did not have."""
     if properties.get("has_plpgsql") is False:

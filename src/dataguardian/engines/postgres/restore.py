@@ -125,6 +125,7 @@ class Restoration:
         self._ready.append(beside)
         with self._connect() as connection:
             properties.create_database(connection, beside.temporary, stream.metadata)
+            properties.hasten(connection, beside.temporary)
         with self._connect(beside.temporary) as connection:
             properties.empty_out(connection, stream.metadata)
             properties.create_schemas(connection, stream.metadata)
@@ -146,6 +147,7 @@ class Restoration:
         keeps_owner = self.database is not None and beside.target.exists and beside.target.empty
         owner = beside.target.owner if keeps_owner else stream.metadata.get("owner")
         with self._connect() as connection:
+            properties.slacken(connection, beside.temporary)
             self.warnings += [
                 warning.replace(beside.temporary, beside.target.name)
                 for warning in properties.apply(
