@@ -166,9 +166,15 @@ class PostgresServer:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that nobody listens on, and that the kernel hands to nobody else for a minute.
+
+    It remembers a connection that has just ended there. Servers may have the port all the same (SO_REUSEADDR).
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):
+            listener.accept()[0].close()  # whoever closes first is remembered
+        return int(address[1])
 
 
 @contextmanager

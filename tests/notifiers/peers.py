@@ -242,12 +242,6 @@ def dribble(text: bytes) -> Script:
     return script
 
 
-def free_port() -> int:
-    """Returns a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
     """Gives a function that tells the seconds since the block began."""

@@ -16,6 +16,7 @@ from dataguardian.notifiers.registry import NOTIFIERS, build_notifier, channel_c
 from tests.notifiers import peers
 from tests.notifiers.conftest import Told
 from tests.notifiers.samples import notification
+from tests.servers import free_port
 
 TOKEN = "t0ken-in-the-address"
 PASSWORD = peers.ASCII_PASSWORD
@@ -128,7 +129,7 @@ def test_a_permanent_refusal_is_not_retried(case: Case, told: Told) -> None:
 def test_nobody_there_is_worth_retrying(case: Case, told: Told) -> None:
     """A refused connection is transient and says where."""
     with pytest.raises(NotifierTransientError) as caught:
-        build_notifier(case.config(peers.free_port())).send(notification())
+        build_notifier(case.config(free_port())).send(notification())
     assert caught.value.hint
     _assert_discreet(told(caught.value))
 

@@ -8,6 +8,7 @@ import pytest
 
 from dataguardian.notifiers._timelimit import TimeLimit, within
 from tests.notifiers import peers
+from tests.servers import free_port
 
 
 def test_a_result_and_an_error_pass_through() -> None:
@@ -60,10 +61,7 @@ def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) ->
     with peers.misbehaving_server(peers.hang) as server:
         addresses: list[Any] = [
             (socket.AF_X25, socket.SOCK_STREAM, 6, "", ("nowhere", 1)),
-            *(
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-                for port in (peers.free_port(), server.port)
-            ),
+            *((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (free_port(), server.port)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
         assert within(5, lambda limit: limit.connect("anywhere", 1).getpeername()[1]) == server.port

@@ -24,7 +24,8 @@ from dataguardian.service.audit import Audit
 from dataguardian.service.delivery import Delivery, Verdict
 from dataguardian.service.events import OWED_AFTER, SENDING_AT_MOST, SETTING, load_settings
 from dataguardian.workers.notification import NotificationWorker, notification_loops
-from tests.notifiers.peers import free_port, hang, http_server, misbehaving_server, smtp_server
+from tests.notifiers.peers import hang, http_server, misbehaving_server, smtp_server
+from tests.servers import free_port
 from tests.service.backups import play
 from tests.service.stage import SettableClock, Stage
 
@@ -250,7 +251,7 @@ def test_the_reconciler_looks_past_the_ones_that_are_fine(tmp_path: Path, monkey
 
 
 def test_a_server_that_hangs_blocks_nobody_else(tmp_path: Path) -> None:
-    """Twenty messages to a web hook that never answers; a mail's worth of others goes through within seconds."""
+    """Twenty messages to a web hook that never answers; others, which came later, overtake them."""
 
     async def story(here: Stage) -> None:
         with misbehaving_server(hang) as dead, http_server() as web:
@@ -270,13 +271,12 @@ def test_a_server_that_hangs_blocks_nobody_else(tmp_path: Path) -> None:
                 here.context.queues.url, QueueName.NOTIFICATION, NotificationWorker(delivery(here)).process
             )
             consumer.start()
-            began = time.monotonic()
             try:
                 await until(here, lambda rows: sum(row.status == "sent" for row in rows) == 10, seconds=30)
+                asked = dead.fired
             finally:
-                took = time.monotonic() - began
                 await consumer.stop(0, hurry=asyncio.Event())
-            assert took < 10  # all five workers, again and again, would be busy with the dead one for 16 seconds
+            assert asked < 20  # else all five workers were busy with the dead one, again and again, for 16 seconds
             assert dead.fired >= 5
             assert len(web.requests) == 10
 
