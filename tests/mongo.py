@@ -24,6 +24,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from dataguardian.engines.mongodb.tools import find_mongodump
 from tests.servers import free_port
 
 USER = "backup admin"
@@ -121,3 +122,5 @@ def require_programs() -> None:
     """Skips, in CI too, where MongoDB's own programs are not: no package index that the suite may use has them."""
     if absent := [name for name in ("mongodump", "mongorestore") if shutil.which(name) is None]:
         pytest.skip(f"needs {' and '.join(absent)} on PATH (mongodb-database-tools)")
+    if find_mongodump() is None:
+        pytest.skip(f"{shutil.which('mongodump')} is older than what the engine uses (docs/engines.md)")

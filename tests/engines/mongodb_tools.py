@@ -77,6 +77,8 @@ def build_everything(client: Client, name: str) -> None:
     db.create_collection("empty")
     db["system.js"].insert_one({"_id": "twice", "value": Code("function (x) { return 2 * x }")})
     db.command("create", "recent", viewOn="orders", pipeline=[{"$match": {"at": {"$gt": 390}}}])
+    by_three = {"sku": 1, "at": -1, "_id": 1}
+    db.command("create", "sorted", viewOn="orders", pipeline=[{"$sort": by_three}])
     db.command("create", "a view of a view", viewOn="recent", pipeline=[], collation={"locale": "de"})
     gridfs.GridFS(db, "files").put(b"\x00\xffgrid" * 60_000, filename="f.bin", metadata={"a": 1})
     db["dotted.name.with $ and ünïcode 日本 🐘".replace("$", "money")].insert_one({"_id": 1})

@@ -10,17 +10,19 @@ from dataguardian.registry import ClientProgram
 _PACKAGE = "mongodb-database-tools"
 _PACKAGES = {"apt-get": _PACKAGE, "dnf": _PACKAGE, "zypper": _PACKAGE, "brew": f"mongodb/brew/{_PACKAGE}"}
 _DOWNLOADS = "https://www.mongodb.com/try/download/database-tools"
-_OLDEST = (100, 4)
-"""The release of mongodump that knows time series; the one before was the first to take a password from a file."""
+_OLDEST = (100, 9, 1)
+"""Before this release mongodump mixes up the fields of options, so that a view comes back sorted by something else;
+100.4.0 leaves out documents with a field of no name; older ones know no time series.
+"""
 
 
 def find_mongodump() -> ToolSet | None:
     """Returns the first mongodump on PATH that is new enough."""
-    return next((found for found in find_sets(("mongodump",)) if _series(found) >= _OLDEST), None)
+    return next((found for found in find_sets(("mongodump",)) if _release(found) >= _OLDEST), None)
 
 
-def _series(found: ToolSet) -> tuple[int, ...]:
-    return tuple(map(int, found.version.split(".")[:2]))
+def _release(found: ToolSet) -> tuple[int, ...]:
+    return tuple(map(int, found.version.split(".")))
 
 
 def needed_mongodump() -> ToolSet:
@@ -28,7 +30,8 @@ def needed_mongodump() -> ToolSet:
     found = find_mongodump()
     if found is None:
         old = next(iter(find_sets(("mongodump",))), None)
-        what = "mongodump is not on PATH" if old is None else f"{old.path('mongodump')} is older than 100.4"
+        oldest = ".".join(map(str, _OLDEST))
+        what = "mongodump is not on PATH" if old is None else f"{old.path('mongodump')} is older than {oldest}"
         raise MissingToolError(
             f"{what}, and dump_with=mongodump was asked for",
             hint=f"{install_command()}, or leave dump_with out: the driver writes the same archive",
