@@ -114,9 +114,11 @@ def test_mongodump_verifies_what_it_is_asked_to(secure: Secure) -> None:
         config = engine_config(parse_url(secure.url(f"ssl_mode=verify-full&ssl_ca={ca}", host)))
         assert isinstance(config, MongoConfig)
         with key_file(config) as key_path:
-            options = uri_options(config, key_path, has_tls=True) | {"serverSelectionTimeoutMS": "2000"}
+            options = uri_options(config, key_path, has_tls=True)
             address = uri_of(config, Endpoint(host, secure.server.port, host), None, options)
+            # In an address the program takes serverSelectionTimeoutMS for seconds.
             argv = ["mongodump", "--archive", f"--db={secure.database}", f"--uri={address}"]
+            argv += ["--serverSelectionTimeout=2"]
             done = subprocess.run(argv, capture_output=True, check=False)
         assert done.returncode != 0
         assert b"x509" in done.stderr, done.stderr
