@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from dataguardian.engines.mongodb import move, tools
 from dataguardian.engines.mongodb.archive import KIND
 from dataguardian.engines.mongodb.config import MongoConfig, uri_of
 from dataguardian.engines.mongodb.server import Link, Server
+from dataguardian.engines.mongodb.tlsfiles import private_file
 from dataguardian.engines.network import Endpoint
 from dataguardian.engines.registry import engine_config
 from tests.engines.conformance import Kept, dump, engine_at, restore, validate
@@ -502,6 +505,21 @@ def test_what_mongodump_says_is_repeated_without_the_password(
                     stream.finish()
     assert "cannot reach" in caught.value.message
     assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_file_for_a_child_is_private_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """A child reads it, nobody else may, and nothing is on the disk where the kernel can do without."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if place == "disk":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    with private_file("a name", b"secret") as path:
+        assert subprocess.run(["cat", path], capture_output=True, check=True).stdout == b"secret"
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+        assert stat.S_IMODE(Path(path).parent.stat().st_mode) & 0o077 == 0
+        on_disk = [file for file in tmp_path.rglob("*") if file.is_file()]
+        assert on_disk == ([Path(path)] if place == "disk" else [])
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("version", ["100.9.0", "100.9", "100.3.1", "r4.2.25", "3.6.3"])

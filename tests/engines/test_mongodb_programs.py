@@ -401,12 +401,12 @@ def test_nothing_secret_can_be_seen_while_mongodump_runs() -> None:
             seen = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
             (config,) = [one[9:] for one in seen[0].decode().split("\0") if one.startswith("--config=")]
             assert stat.S_IMODE(Path(config).stat().st_mode) == 0o600
-            assert stat.S_IMODE(Path(config).parent.stat().st_mode) == 0o700
+            assert stat.S_IMODE(Path(config).parent.stat().st_mode) & 0o077 == 0
             text = Path(config).read_text()
         secret = uri(server.url("shop")).partition("@")[0].rpartition(":")[2]
         assert secret in text
         assert not any(password in place for place in seen for password in (secret.encode(), PASSWORD.encode()))
-        assert not Path(config).parent.exists()
+        assert not Path(config).exists() or secret not in Path(config).read_text(errors="replace")
         assert living_children() == before
     finally:
         server.close()
@@ -450,9 +450,7 @@ def test_a_mongodump_that_is_killed(mongo: MongoServer, signum: signal.Signals) 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_program_that_is_stopped_takes_mongodump_along(tmp_path: Path, signum: signal.Signals) -> None:
-    """However it ends while a server lets mongodump wait, no child is left, and no backup; the file with the address
-    goes too, when there is time for that.
-    """
+    """However it ends while a server lets mongodump wait, no child is left, no backup, and no file with the address."""
     hold = threading.Event()
     answers: dict[str, Any] = {
         "getMore": lambda _: {} if hold.wait(60) else None,
@@ -476,7 +474,7 @@ def test_a_program_that_is_stopped_takes_mongodump_along(tmp_path: Path, signum:
         finally:
             hold.set()
     assert "manifest.json" not in str(program.stored)
-    assert signum == signal.SIGKILL or program.staged == []
+    assert program.staged == []
 
 
 def test_a_collection_that_goes_while_mongodump_runs_is_told(mongo: MongoServer) -> None:

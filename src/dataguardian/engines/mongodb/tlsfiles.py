@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,36 @@ def key_file(config: MongoConfig) -> Iterator[str | None]:
 
 @contextmanager
 def private_file(name: str, content: bytes) -> Iterator[str]:
-    """Gives the path of a file that only this user can read, and that is gone after the block."""
+    """Gives the path of a file that only this user can read, and that is gone after the block.
+
+    It lies in memory where a child can read it there: a process that is killed leaves no secret on a disk.
+    """
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create(name), "wb") as held:
+            os.fchmod(held.fileno(), 0o600)
+            held.write(content)
+            held.flush()
+            path = f"/proc/{os.getpid()}/fd/{held.fileno()}"
+            if _is_seen_by_children(path, held.fileno()):
+                yield path
+                return
+    with _file_on_disk(name, content) as path:
+        yield path
+
+
+def _is_seen_by_children(path: str, descriptor: int) -> bool:
+    """Tells whether a path below /proc leads others to what this process has open: not without a /proc of our own, nor
+    where the kernel guards a program that was given more rights than its user has.
+    """
+    try:
+        is_ours = Path("/proc/self/fd").stat().st_uid == os.geteuid()
+        return is_ours and os.path.samestat(Path(path).stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _file_on_disk(name: str, content: bytes) -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="dataguardian-")  # 0700
     try:
         path = Path(folder) / name
