@@ -414,6 +414,7 @@ mode = oct(os.stat(config).st_mode & 0o777)
 json.dump({{"argv": sys.argv, "config": open(config).read(), "mode": mode, "path": config}}, open({log!r}, "w"))
 data = open({data!r}, "rb").read()
 sys.stdout.buffer.write(data[:{cut}])
+sys.stderr.write("2026-01-01T00:00:00.000+0000\\twriting shop.things to archive on stdout\\n" * 50)
 sys.stderr.write("Failed: cannot reach mongodb://me:{secret}@127.0.0.1 for {secret}\\n")
 raise SystemExit({code})
 """
@@ -504,7 +505,18 @@ def test_what_mongodump_says_is_repeated_without_the_password(
                 with pytest.raises(DumpFailedError) as caught:
                     stream.finish()
     assert "cannot reach" in caught.value.message
+    assert "writing shop.things" not in caught.value.message
     assert SECRET not in caught.value.message
+
+
+def test_an_address_is_told_once() -> None:
+    """The driver begins with the address, and so do we."""
+    with (
+        MongoPeer(answers={"find": lambda _: None}) as peer,
+        pytest.raises(UnreachableError, match=f"127.0.0.1:{peer.port}: connection closed") as caught,
+    ):
+        dump(peer.url())
+    assert caught.value.message.count("127.0.0.1") == 1
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from contextlib import ExitStack
 from typing import Self
@@ -19,6 +20,8 @@ from dataguardian.engines.processes import ChildProcess
 from dataguardian.engines.tools import ToolSet
 
 _EXIT_SECONDS = 60.0
+_SAID_CHARACTERS = 2000
+_PROGRESS = re.compile(r"\t(writing .* to |done dumping |\[[#.]+\]|$)")
 
 
 def mongodump_uri(config: MongoConfig, link: Link, key_path: str | None) -> str:
@@ -106,12 +109,13 @@ class MongodumpDump:
         )
 
     def _said(self) -> str:
-        """Returns the end of what mongodump said, without the address and its password, should it repeat them."""
-        text = self._child.stderr_text.replace(self._uri, "…")
+        """Returns the end of what mongodump said, without its progress, its address and the password in that."""
+        text = "\n".join(line for line in self._child.stderr_lines if not _PROGRESS.search(line)).strip()
+        text = text.replace(self._uri, "…")
         password = self._uri.partition("@")[0].rpartition("/")[2].partition(":")[2]
         for secret in (password, unquote(password)):
             text = text.replace(secret, "…") if secret else text
-        return text
+        return text[-_SAID_CHARACTERS:]
 
     def _unsound(self, error: IntegrityError) -> DumpFailedError:
         return DumpFailedError(

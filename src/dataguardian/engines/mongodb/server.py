@@ -303,11 +303,17 @@ def _translated(failure: Exception, place: str, fallback: type[EngineError], *, 
     code = failure.code if isinstance(failure, OperationFailure) else None
     kind = _kind_of(failure, code, fallback)
     text = failure.details.get("errmsg") if isinstance(failure, OperationFailure) and failure.details else None
-    message = without_data(str(text or failure))
+    message = _without_address(without_data(str(text or failure)), place)
     if code == NOT_ALLOWED and anonymous and "authentication" in message:
         kind = AuthenticationError
     hint = _SNAPSHOT_HINT if code == SNAPSHOT_TOO_OLD else _HINTS.get(kind, "")
     return kind(f"{place}: {message}", hint=hint, server_code=code)
+
+
+def _without_address(message: str, place: str) -> str:
+    """Drops the address that the driver begins with, where the place that comes before it ends with it."""
+    address, _, rest = message.partition(": ")
+    return rest if rest and place.rsplit(" ", 1)[-1] == address else message
 
 
 def _kind_of(failure: Exception, code: int | None, fallback: type[EngineError]) -> type[DataGuardianError]:
