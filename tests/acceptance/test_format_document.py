@@ -146,9 +146,12 @@ def test_the_table_of_streams_has_commands_that_work(program: Program, tmp_path:
 def test_every_stream_kind_has_a_line() -> None:
     """The kinds that engines write, each with what it is and how to read it."""
     from dataguardian.engines.files.dump import TarStream  # noqa: PLC0415 -- as above
+    from dataguardian.engines.mongodb.archive import KIND as MONGODB  # noqa: PLC0415 -- as above
+    from dataguardian.engines.mysql.dump import DATABASE_KIND, GLOBALS_KIND  # noqa: PLC0415 -- as above
     from dataguardian.engines.postgres.dump import DatabaseDump, GlobalsDump  # noqa: PLC0415 -- their kinds only
     from dataguardian.engines.sqlite.restore import STREAM_KIND  # noqa: PLC0415 -- as above
     from dataguardian.engines.sqlserver import BACPAC_STREAM, TDS_STREAM  # noqa: PLC0415 -- as above
 
     kinds = {DatabaseDump.kind, GlobalsDump.kind, STREAM_KIND, TarStream.kind, TDS_STREAM, BACPAC_STREAM}
+    kinds |= {MONGODB, DATABASE_KIND, GLOBALS_KIND}
     assert {row[0].strip("`.") for row in table("stream's suffix")} == kinds
