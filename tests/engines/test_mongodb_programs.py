@@ -257,6 +257,15 @@ def test_users_and_roles_of_a_database() -> None:
     assert inserted == [ADMIN["system.users"], ADMIN["system.roles"]]
 
 
+def test_users_that_mongodump_cannot_read() -> None:
+    """It is told that they are missing, and the line for restoring by hand does not ask for them."""
+    unknown = {"getParameter": lambda _: {"ok": 0.0, "code": 59, "codeName": "CommandNotFound", "errmsg": "unknown"}}
+    with _peer(answers=unknown) as peer, dumping(peer.url(BY_MONGODUMP)) as stream:
+        drained(stream)
+        assert "its users and roles are not in the backup: mongodump cannot read them here" in stream.warnings
+        assert list(stream.restore_by_hand) == restore_by_hand("shop", users=False)
+
+
 @pytest.mark.parametrize(("version", "place"), [("7.0.14", "system.buckets.things"), ("8.3.0", "things")])
 def test_time_series(version: str, place: str) -> None:
     """The buckets travel as they are, under the name that the server's release keeps them by, in both directions."""

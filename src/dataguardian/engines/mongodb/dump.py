@@ -111,7 +111,7 @@ def _special(link: Link, database: str, warnings: list[str]) -> list[Listed]:
     except OperationFailure as error:
         if error.code != NOT_ALLOWED:
             raise
-        warnings.append(f"{database}: its users and roles are not in the backup: reading them needs the role backup")
+        warnings.append("its users and roles are not in the backup: reading them needs the role backup")
         return []
     return [Listed(Namespace(database, OF_ADMIN + name)) for name in _SPECIAL] if found else []
 

@@ -48,17 +48,16 @@ class MongodumpDump:
     def __init__(self, link: Link, uri: str, database: str, tools: ToolSet, content: Content) -> None:
         self.name = database
         self.size_hint_bytes = size_of(link, database)
-        self.restore_by_hand = restore_by_hand(database, users=content.users)
+        has_users = content.users and _tells_auth_version(link)
+        self.restore_by_hand = restore_by_hand(database, users=has_users)
         self.metadata = {"server_version": link.version, "dumped_with": "mongodump", "tool_version": tools.version}
         self.warnings = list(content.warnings)
         self._argv = [tools.path("mongodump"), "--archive", f"--db={database}"]
         self._argv += [f"--excludeCollectionsWithPrefix={PREFIX}"]
-        if content.users and _tells_auth_version(link):
+        if has_users:
             self._argv.append("--dumpDbUsersAndRoles")
         elif content.users:
-            self.warnings.append(
-                f"{database}: its users and roles are not in the backup: mongodump cannot read them here"
-            )
+            self.warnings.append("its users and roles are not in the backup: mongodump cannot read them here")
         self._link, self._prelude = link, content.prelude
         self._uri = uri
         self._reader = ArchiveReader()
