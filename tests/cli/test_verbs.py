@@ -111,6 +111,20 @@ def test_verify_finds_damage(program: Program, shop: Path, level: str, damage: s
     assert "DAMAGED" in told.out
 
 
+@pytest.mark.parametrize("level", [[], ["--deep"]])
+def test_a_lost_manifest_is_damage_and_a_backup_that_never_was_is_not(
+    program: Program, shop: Path, level: list[str]
+) -> None:
+    """On both levels a backup without its manifest gives exit code 3, and an address without any backup 5."""
+    backup = program.backup(f"sqlite://{shop}")["backup"]
+    (Path(backup.removeprefix("file://")) / "manifest.json").unlink()
+    outcome = program.run("verify", backup, "--json", *level)
+    assert (outcome.code, outcome.json["ok"]) == (3, False)
+    assert "has no manifest.json" in outcome.json["errors"][0]
+    outcome = program.run("verify", backup[:-2] + "-9", "--json", *level)
+    assert (outcome.code, outcome.json["error"]) == (5, "not_found")
+
+
 def test_restore_json_has_the_documented_shape(program: Program, tree: Path) -> None:
     """`restore --json` names the target and counts raw bytes."""
     taken = program.backup(f"files://{tree}")

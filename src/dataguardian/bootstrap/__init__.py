@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from dataguardian.core.backup import DEFAULT_PART_SIZE_BYTES, BackupPlan
 from dataguardian.core.catalog import load_manifest, split_backup_path
 from dataguardian.domain.artifact import Manifest
-from dataguardian.domain.errors import IntegrityError, UnknownSchemeError, UsageError
+from dataguardian.domain.errors import IntegrityError, ObjectMissingError, UnknownSchemeError, UsageError
 from dataguardian.domain.urls import Url, parse_url
 from dataguardian.engines.base import Engine, EngineConfig, StreamValidator
 from dataguardian.engines.registry import ENGINES, build_engine, engine_config
@@ -152,11 +152,11 @@ def plan_backup(
 def deep_validator(backup: StoredBackup) -> StreamValidator:
     """Returns the check of the engine that made a backup, which needs no server.
 
-    A manifest that cannot be read gives a validator that is never reached: `run_verify` reports the damage itself.
+    A manifest that is missing or cannot be read gives a validator that is never reached: `run_verify` tells what it is.
     """
     try:
         manifest = load_manifest(backup.location.storage, backup.directory)
-    except IntegrityError:
+    except (IntegrityError, ObjectMissingError):
         return _refuse
     return validator_of(manifest)
 
