@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,41 @@ def test_file_that_shrinks_is_a_warning(tmp_path, target):
         assert "./log shrank while it was read: zeros fill it up" in stream.warnings
     restore(data, target)
     assert (target / "log").stat().st_size == 8 << 20
+
+
+@contextmanager
+def folder_replaced(tmp_path, make):
+    """Yields the stream of a source with files in `e/d`, for which `e/d` was replaced once its names were listed."""
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    (source / "e" / "d").mkdir(parents=True)
+    elsewhere.mkdir()
+    for file in (source / "big", source / "e" / "d" / "x", elsewhere / "x"):
+        file.write_bytes(b"x" * (8 << 20 if file.name == "big" else 1))
+    (stream,) = engine(source).dump(DumpOptions(exclude=("nothing",)))
+    with stream:
+        stream._feeder.join(30)  # tar waits with `big` for somebody to read, and has all names behind it
+        shutil.rmtree(source / "e" / "d")
+        make(source / "e" / "d", elsewhere)
+        yield stream
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_read_is_no_backup(tmp_path):
+    """What nobody would unpack, a link with files below it, fails the dump when it is made and not the restore."""
+    with (
+        folder_replaced(tmp_path, lambda path, elsewhere: path.symlink_to(elsewhere)) as stream,
+        pytest.raises(DumpFailedError, match=r"\./e/d/x would be written through a symbolic link"),
+    ):
+        read_all(stream)
+
+
+def test_a_folder_that_becomes_a_file_while_it_is_read_is_a_warning(tmp_path, target):
+    """The file is in the backup, what was in the folder is told to have vanished, and all of it restores."""
+    with folder_replaced(tmp_path, lambda path, _: path.write_text("a file")) as stream:
+        data = read_all(stream)
+        stream.finish()
+        assert stream.warnings == ["./e/d/x vanished before it was read"]
+    restore(data, target)
+    assert (target / "e" / "d").read_text() == "a file"
 
 
 def test_warnings_are_bounded(tmp_path):

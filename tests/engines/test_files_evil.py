@@ -258,3 +258,11 @@ def test_an_address_says_it_in_one_way(query):
     assert FilesConfig.from_url(parse_url("files:///a")).restore_privileges == "programs"
     with pytest.raises(UsageError):
         FilesConfig.from_url(parse_url(f"files:///a{query}"))
+
+
+def test_nothing_follows_below_a_folder_that_became_a_file():
+    """What a walk listed as a folder and the archive has as a file has nothing below it, which tar could not unpack."""
+    data = archive(TOP, ("d", FILE, ""), ("d/x", FILE, ""))
+    ArchiveInspector().feed(data)
+    with pytest.raises(IntegrityError, match=r"d/x would be written .* below a file"):
+        ArchiveInspector(folders={b"d"}).feed(data)

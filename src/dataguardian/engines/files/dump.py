@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Self
 
-from dataguardian.domain.errors import DumpFailedError
-from dataguardian.engines.files.inspect import END_OF_ARCHIVE
+from dataguardian.domain.errors import DumpFailedError, IntegrityError
+from dataguardian.engines.files.inspect import END_OF_ARCHIVE, ArchiveInspector
 from dataguardian.engines.files.tar import BLOCKING_FACTOR, Tar
 from dataguardian.engines.files.walk import VANISHED, Selection, Walk
 from dataguardian.engines.processes import ChildProcess
@@ -84,7 +84,12 @@ class TarNotes:
 
 
 class TarStream:
-    """The one DumpStream of the files engine."""
+    """The one DumpStream of the files engine.
+
+    tar that walks by itself holds on to each folder while it reads it. Names that it is given it looks up one by one: a
+    folder that is replaced meanwhile may be a link in the archive with files below it, which nobody unpacks. So those
+    archives are inspected while they pass.
+    """
 
     kind = "tar"
     size_hint_bytes: int | None = None
@@ -96,6 +101,7 @@ class TarStream:
         self._source = source
         self._identity = _identity(source)
         self._walk = None if selection.everything else Walk(source, selection)
+        self._inspector = None if self._walk is None else ArchiveInspector(folders=self._walk.named_folders)
         self._notes = TarNotes(tar.path)
         self._last = b""
         self._child: ChildProcess | None = None
@@ -125,7 +131,19 @@ class TarStream:
         count = self._running.readinto(buffer)
         keep = len(END_OF_ARCHIVE)
         self._last = (self._last + bytes(buffer[max(0, count - keep) : count]))[-keep:]
+        self._inspect(buffer[:count])
         return count
+
+    def _inspect(self, piece: memoryview) -> None:
+        if self._inspector is None:
+            return
+        try:
+            self._inspector.feed(piece)
+        except IntegrityError as error:
+            raise DumpFailedError(
+                f"{self._source!a} changed so that its archive could not be unpacked: {error.message}",
+                hint="run the backup again, when nobody replaces folders by files or links",
+            ) from error
 
     def finish(self) -> None:
         """Raises DumpFailedError unless tar said nothing bad, the archive ends well and the source is still there."""

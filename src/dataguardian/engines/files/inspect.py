@@ -46,13 +46,16 @@ class ArchiveInspector:
     """Fed the archive's bytes in pieces of any size; raises IntegrityError before a piece at fault is used.
 
     Unless `privileges` are all, pieces are whole blocks, and `disarmed` returns the last one as it may be unpacked.
+    `folders` are paths that were listed as folders, each taken out when its entry passes: below one that has become a
+    file, nothing may follow either.
     """
 
-    def __init__(self, privileges: Privileges = "all") -> None:
+    def __init__(self, privileges: Privileges = "all", folders: set[bytes] | None = None) -> None:
         self.entries = 0
         self.powers: list[str] = []
         """Entries whose power over the machine was taken out."""
         self._privileges = privileges
+        self._folders = folders if folders is not None else set()
         self._at = 0
         self._changed: dict[int, bytes] = {}
         self._links: set[bytes] = set()
@@ -62,7 +65,7 @@ class ArchiveInspector:
         self._skip = 0
         self._zero_blocks = 0
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)
         at = 0
         self._changed.clear()
@@ -173,6 +176,10 @@ class ArchiveInspector:
         link = self._pax.get(b"linkpath", link)
         if kind == _SYMBOLIC_LINK or (kind == _HARD_LINK and self._safe(link, name, last=False) in self._links):
             self._links.add(path)
+        if path in self._folders:
+            self._folders.discard(path)
+            if kind != _FOLDER:
+                self._links.add(path)
 
     def _safe(self, path: bytes, entry: bytes, *, last: bool = True) -> bytes:
         """Returns the path in its plain form; `last` tells whether its last name, too, must not be a link that the
@@ -191,8 +198,8 @@ class ArchiveInspector:
     def _refuse_links(self, names: list[bytes], entry: bytes, end: int) -> None:
         if any(b"/".join(names[:count]) in self._links for count in range(1, end)):
             raise IntegrityError(
-                f"the archive's entry {_shown(entry)} would be written through a symbolic link that the archive itself"
-                " made, and was refused",
+                f"the archive's entry {_shown(entry)} would be written through a symbolic link, or below a file,"
+                " that the archive itself made, and was refused",
                 entry=_shown(entry),
             )
 

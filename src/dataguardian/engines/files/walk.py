@@ -75,6 +75,8 @@ class Walk:
     selection: Selection
     vanished: list[str] = field(default_factory=list)
     failed: list[OSError] = field(default_factory=list)
+    named_folders: set[bytes] = field(default_factory=set)
+    """What `name_list` gave as folders, until whoever sees them arrive takes them out."""
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
@@ -103,8 +105,11 @@ class Walk:
     def name_list(self) -> Iterator[bytes]:
         """Yields what `tar --null -T -` reads: zero-terminated names that begin with `./`, in batches."""
         batch = bytearray(b"./\0")
-        for path, _entry in self.entries():
-            batch += b"./" + os.fsencode(path) + b"\0"
+        for path, entry in self.entries():
+            name = os.fsencode(path)
+            if entry is None or entry.is_dir(follow_symlinks=False):
+                self.named_folders.add(name)
+            batch += b"./" + name + b"\0"
             if len(batch) >= _BATCH_BYTES:
                 yield bytes(batch)
                 batch.clear()
