@@ -463,6 +463,16 @@ def test_failed_cluster_restore_undoes_everything(fresh_postgres: Any) -> None:
     assert target.execute("postgres", "SELECT rolname FROM pg_roles WHERE rolname IN ('newcomer', 'other')") == []
 
 
+def test_settings_of_every_role_are_told_to_stay_behind(fresh_postgres: Any) -> None:
+    """pg_dumpall says nothing of what ALTER ROLE ALL has set: the warning names it, and keeps its value to itself."""
+    server = fresh_postgres(17)
+    server.execute("postgres", "ALTER ROLE ALL SET work_mem TO '9MB'", "ALTER ROLE ALL SET my.key TO 'geheim'")
+    (stream,) = dump(server.url(), DumpOptions(streams=("postgres",)))[:1]
+    assert stream.warnings == [
+        "pg_dumpall leaves out what ALTER ROLE ALL has set: my.key, work_mem; set it by hand again"
+    ]
+
+
 def test_one_unreadable_database_fails_the_cluster(fresh_postgres: Any) -> None:
     """A role that may not connect to one of the databases gets no backup that lacks it."""
     server = fresh_postgres(17)

@@ -56,6 +56,12 @@ _LEFT_OUT = """
 SELECT datname FROM pg_catalog.pg_database
 WHERE (NOT datallowconn OR datconnlimit = -2) AND datname <> 'template0' ORDER BY datname
 """
+# pg_dumpall knows the settings of roles and of databases, and none of these.
+_FOR_EVERY_ROLE = """
+SELECT pg_catalog.split_part(setting, '=', 1)
+FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) setting
+WHERE s.setdatabase = 0 AND s.setrole = 0 ORDER BY 1
+"""
 _DUMP_SIZE = """
 SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
 WHERE c.relkind IN ('r', 'm') AND (c.oid >= 16384 OR c.relname = 'pg_largeobject')
@@ -174,8 +180,13 @@ class PostgresEngine(Engine):
             tools = self._meet(connection)
             passwords = scalar(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
             left_out = [row[0] for row in connection.execute(_LEFT_OUT)]
+            for_every_role = [row[0] for row in connection.execute(_FOR_EVERY_ROLE)]
         dump = GlobalsDump(database, tools, environment, passwords=passwords, metadata=self._versions(tools))
         dump.warnings += [f"database {name!r} admits no connections and is not in the backup" for name in left_out]
+        if for_every_role:
+            dump.warnings.append(
+                f"pg_dumpall leaves out what ALTER ROLE ALL has set: {', '.join(for_every_role)}; set it by hand again"
+            )
         return dump
 
     def _meet(self, connection: Connection) -> ToolSet:
