@@ -275,6 +275,13 @@ def test_what_is_no_sound_database_is_refused_by_name(tmp_path: Path, make, erro
     assert engine_for(path).check().status == status
 
 
+@pytest.mark.parametrize("options", [DumpOptions(include=("plain",)), DumpOptions(exclude=("plain",))])
+def test_a_part_of_a_database_is_refused_and_not_taken_for_the_whole(shop: Path, options: DumpOptions):
+    """Who asks to leave a table out must not get it into the backup without a word."""
+    with pytest.raises(UsageError, match="no --include or --exclude"):
+        next(iter(engine_for(shop).dump(options)))
+
+
 def test_an_unreadable_database_is_not_allowed():
     """The file is another user's: said before anything is staged."""
     with tempfile.TemporaryDirectory() as folder:

@@ -121,7 +121,9 @@ class SqliteEngine(Engine):
             return ProbeResult("error", error.message)
         return ProbeResult("ok", metadata=facts)
 
-    def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:  # noqa: ARG002 -- a database is dumped whole
+    def dump(self, options: DumpOptions) -> Iterator[AbstractContextManager[DumpStream]]:
+        if options.include or options.exclude:
+            raise UsageError("a SQLite backup takes no --include or --exclude: it is the whole database")
         _require_source(self._path)
         yield _Snapshot(self._path, self._name)
 
