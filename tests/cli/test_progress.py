@@ -144,6 +144,26 @@ def test_a_closed_pipe_is_quiet(program: Program, tree: Path) -> None:
     assert len(program.listed()) == 1
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_has_closed_do_not_matter(program: Program, tree: Path, closed: str) -> None:
+    """Without one of the standard streams a backup is taken and verified all the same, in plain lines and in JSON."""
+    without = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    assert program.run("backup", f"files://{tree}", program.storage, prefix=without).code == 0
+    (taken,) = program.listed()
+    for options in ([], ["--json"]):
+        outcome = program.run("verify", "--deep", taken["backup"], *options, prefix=without)
+        assert (outcome.code, "Traceback" in outcome.err) == (0, False), outcome
+
+
+def test_what_is_said_on_a_closed_stream_is_not_written_into_a_file(program: Program, tree: Path) -> None:
+    """A stream that is closed leaves its number to the next file, which must not get what was meant for the user."""
+    script = "import os, sys; from dataguardian.cli import _replace_closed_streams as replace; replace(); "
+    script += "file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.write(2, b'cleaning up'); print('done')"
+    argv = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-c", script, str(tree / "part")]
+    subprocess.run(argv, check=True)
+    assert (tree / "part").read_bytes() == b""
+
+
 def test_a_result_that_cannot_be_written_is_an_error(program: Program) -> None:
     """A full disk behind `> file` is told on standard error, with exit code 1."""
     with Path("/dev/full").open("w") as full:
