@@ -127,6 +127,23 @@ def test_a_postgres_database(
         postgres17.drop(database)
 
 
+def test_a_database_that_opens_read_only(
+    program: Program, postgres17: PostgresServer, stand_in: Callable[[str], str], tmp_path: Path
+) -> None:
+    """pg_restore sets what the database sets before it fills it, and is let write all the same."""
+    name = postgres17.database("CREATE TABLE t AS SELECT 7 AS x")
+    postgres17.execute("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only TO on")
+    backup = program.backup(postgres17.url(name))
+    expected = postgres_content(postgres17, name)
+    original = stand_in(name)
+    env = postgres17.environment()
+    restore_by_hand(backup["backup"], tmp_path, env | {"PATH": f"{postgres17.bin}{os.pathsep}{env['PATH']}"})
+    assert postgres_content(postgres17, name) == expected
+    assert postgres17.execute(name, "SHOW default_transaction_read_only") == [("on",)]
+    for database in (name, original):
+        postgres17.drop(database)
+
+
 def test_a_whole_cluster(program: Program, fresh_postgres: Callable[..., PostgresServer], tmp_path: Path) -> None:
     """Roles with passwords and memberships, and every database, onto an empty server."""
     source, target = fresh_postgres(17), fresh_postgres(17)

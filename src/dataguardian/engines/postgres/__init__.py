@@ -62,6 +62,11 @@ SELECT pg_catalog.split_part(setting, '=', 1)
 FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) setting
 WHERE s.setdatabase = 0 AND s.setrole = 0 ORDER BY 1
 """
+_OPENS_READ_ONLY = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase,
+    pg_catalog.unnest(s.setconfig) setting WHERE d.datname = pg_catalog.current_database()
+    AND pg_catalog.split_part(setting, '=', 1) = 'default_transaction_read_only')
+"""
 _DUMP_SIZE = """
 SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
 WHERE c.relkind IN ('r', 'm') AND (c.oid >= 16384 OR c.relname = 'pg_largeobject')
@@ -162,6 +167,7 @@ class PostgresEngine(Engine):
             metadata = capture(connection) | self._versions(tools)
             selection = select(connection, options)
             remarks = [*selection.warnings, *_hidden(connection)]
+            opens_read_only = scalar(connection, _OPENS_READ_ONLY)
         if selection.schemas:
             metadata["schemas"] = list(selection.schemas)
         return DatabaseDump(
@@ -172,6 +178,7 @@ class PostgresEngine(Engine):
             metadata=metadata,
             selection=selection,
             remarks=remarks,
+            opens_read_only=opens_read_only,
         )
 
     def _dump_of_globals(self, environment: dict[str, str]) -> GlobalsDump:

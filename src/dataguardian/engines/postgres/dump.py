@@ -42,12 +42,13 @@ class DatabaseDump:
         metadata: dict[str, Any],
         selection: Selection,
         remarks: Sequence[str] = (),
+        opens_read_only: bool = False,
     ) -> None:
         self.name = name
         self.size_hint_bytes = size_hint_bytes
         self.metadata = metadata
         self.warnings: list[str] = []
-        self.restore_by_hand = commands_by_hand(name, selection.schemas)
+        self.restore_by_hand = commands_by_hand(name, selection.schemas, opens_read_only=opens_read_only)
         self._options = selection.options
         self._remarks = remarks
         self._tools = tools
@@ -158,10 +159,11 @@ def is_complete_sql(tail: bytes) -> bool:
     return _TRAILER.search(tail) is not None
 
 
-def commands_by_hand(database: str, schemas: Sequence[str] = ()) -> list[str]:
+def commands_by_hand(database: str, schemas: Sequence[str] = (), *, opens_read_only: bool = False) -> list[str]:
     """Returns the stock commands for an archive. The databases of a fresh cluster exist already.
 
     `schemas` are those that the archive needs and does not make: then the database must be there as well.
+    `opens_read_only` is a database with such a setting, which `--create` gives to the new one before it is filled.
     """
     plain = re.fullmatch(r"[A-Za-z0-9_.]+", database)
     into = shlex.quote(f"--dbname={database if plain else quoted_name(database)}")
@@ -171,7 +173,8 @@ def commands_by_hand(database: str, schemas: Sequence[str] = ()) -> list[str]:
         return [f"psql -X -q {into} -c {create} </dev/null && pg_restore --exit-on-error {into}"]
     if database in MAINTENANCE_DATABASES:
         return [f"pg_restore --exit-on-error {into}"]
-    return ["pg_restore --create --exit-on-error --dbname=postgres", f"pg_restore --exit-on-error {into}"]
+    writable = "PGOPTIONS=-cdefault_transaction_read_only=off " if opens_read_only else ""
+    return [f"{writable}pg_restore --create --exit-on-error --dbname=postgres", f"pg_restore --exit-on-error {into}"]
 
 
 def _exit_code(child: ChildProcess, seconds: float) -> int:
