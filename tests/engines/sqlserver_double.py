@@ -20,6 +20,7 @@ from dataguardian.engines.sqlserver.types import Column, Cursor, read_column, ro
 
 NAME = r"\[(?:[^\]]|\]\])+\]"
 TABLE = rf"{NAME}\.{NAME}"
+SESSIONS = r"sys\.dm_exec_sessions WHERE database_id = DB_ID\(N'(.*)'\)"
 INT4, NVARCHAR = b"\x26\x04", b"\xe7\x40\x1f\x09\x04\xd0\x00\x34"
 BIT, BIGINT = b"\x68\x01", b"\x26\x08"
 COLLATION = b"\xe3\x08\x00\x07\x05\x09\x04\xd0\x00\x34\x00"
@@ -37,6 +38,14 @@ class Database:
     tables: dict[str, Table] = field(default_factory=dict)
     views: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     batches: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Seat:
+    """A session's place, which Babelfish never empties: `client` is None when the session has ended."""
+
+    database: str
+    client: _Client | None
 
 
 @dataclass
@@ -64,6 +73,7 @@ class TdsDouble(socketserver.ThreadingTCPServer):
         self.lock = threading.RLock()
         self.depth = 1
         self.is_babelfish = False
+        self.seats: list[Seat] = []
         self.faults_at_login: list[tuple[int, str]] = []
         self.features: list[int] = []
         self.packet_bytes = 0
@@ -113,6 +123,10 @@ class _Client(socketserver.BaseRequestHandler):
                     return
         except OSError:
             return
+        finally:
+            for seat in self.server.seats:
+                if seat.client is self:
+                    seat.client = None
 
     def receive(self) -> tuple[int, bytes]:
         message, last = bytearray(), False
@@ -176,6 +190,8 @@ class _Client(socketserver.BaseRequestHandler):
         if name not in self.server.databases:
             raise RefusedError((4060, f'Cannot open database "{name}".'), (18456, "Login failed."))
         self.database = name
+        with self.server.lock:
+            self.sit_down(name)
         self.server.places = [place for place, length in struct.iter_unpack("<HH", message[36:72]) if length]
         self.server.packet_bytes = struct.unpack_from("<I", message, 8)[0]
         program = "Double".encode("utf-16-le")
@@ -183,6 +199,12 @@ class _Client(socketserver.BaseRequestHandler):
         features = b"\xae\x0a\x01\0\0\0\x01\xff" if self.features_of(message) == [0x0A] else b""
         changes = changed(1, name, "master") + COLLATION
         return b"\xad" + struct.pack("<H", len(body)) + body + changes + features + done()
+
+    def sit_down(self, name: str) -> None:
+        seat = next((seat for seat in self.server.seats if seat.client is None), None)
+        if seat is None:
+            self.server.seats.append(seat := Seat(name, self))
+        seat.database, seat.client = name, self
 
     def features_of(self, message: bytes) -> list[int]:
         """Returns the features that a login asks for, and remembers them."""
@@ -238,6 +260,8 @@ class _Client(socketserver.BaseRequestHandler):
         return result(database.views[name])
 
     def rename(self, database: Database, old: str, new: str) -> bytes:
+        if self.server.is_babelfish and any(seat.database == plain(old) for seat in self.server.seats):
+            raise RefusedError((33557097, "The database could not be exclusively locked to perform the operation."))
         self.server.databases[plain(new)] = self.server.databases.pop(plain(old))
         return done()
 
@@ -284,6 +308,23 @@ class _Client(socketserver.BaseRequestHandler):
     def babelfish(self, database: Database) -> bytes:
         return result([{"found": int(self.server.is_babelfish)}])
 
+    def visible(self, name: str) -> dict[int, Seat]:
+        """Of the places, Babelfish shows about as many as there are sessions."""
+        shown = self.server.seats[: sum(seat.client is not None for seat in self.server.seats)]
+        return {number: seat for number, seat in enumerate(shown) if seat.database == name}
+
+    def ended(self, database: Database, name: str) -> bytes:
+        return result([{"found": sum(seat.client is None for seat in self.visible(name).values())}])
+
+    def alive(self, database: Database, name: str) -> bytes:
+        seats = self.visible(name)
+        return result([{"session_id": number} for number, seat in seats.items() if seat.client is not None])
+
+    def kill(self, database: Database, number: str) -> bytes:
+        if (client := self.server.seats[int(number)].client) is not None:
+            client.request.shutdown(socket.SHUT_RDWR)
+        return done()
+
     def objects(self, database: Database) -> bytes:
         return result([{"objects": len(database.tables)}])
 
@@ -307,6 +348,9 @@ _SHAPES = [
     (rf"SELECT COUNT_BIG\(\*\) AS \w+ FROM ({TABLE})", _Client.count),
     (r"SELECT @@TRANCOUNT AS depth", _Client.depth),
     (r"SELECT CAST\(SERVERPROPERTY\('babelfish'\) AS int\) AS found", _Client.babelfish),
+    (rf"SELECT COUNT\(\*\) AS found FROM {SESSIONS} AND session_id IS NULL", _Client.ended),
+    (rf"SELECT session_id FROM {SESSIONS} AND session_id IS NOT NULL", _Client.alive),
+    (r"KILL (\d+)", _Client.kill),
     (r"SELECT COUNT\(\*\) AS objects FROM sys\.objects.*", _Client.objects),
     (rf"SELECT [^*]+ FROM ({TABLE})", _Client.select),
 ]

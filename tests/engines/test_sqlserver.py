@@ -11,8 +11,10 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import pytds
@@ -21,19 +23,23 @@ import pytest
 
 from dataguardian.domain.errors import (
     DamagedPartError,
-    DataGuardianError,
     DumpFailedError,
     IntegrityError,
     NotAllowedError,
     NotFoundError,
     RestoreFailedError,
+    TargetInUseError,
     TargetNotEmptyError,
     UnreachableError,
     UsageError,
 )
+from dataguardian.domain.urls import parse_url
 from dataguardian.engines.base import DumpOptions
+from dataguardian.engines.registry import engine_config
 from dataguardian.engines.sqlserver import checking
+from dataguardian.engines.sqlserver.config import SqlServerConfig
 from dataguardian.engines.sqlserver.decimals import full_columns, full_rows
+from dataguardian.engines.sqlserver.server import Server
 from dataguardian.engines.sqlserver.sqlpackage import staging_folder, write_file
 from dataguardian.engines.sqlserver.stream import read_records
 from dataguardian.engines.sqlserver.types import Cursor, read_type
@@ -80,6 +86,10 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def double() -> Iterator[TdsDouble]:
     with tds_double() as server:
         yield server
+
+
+def sqlserver_at(address: str) -> Server:
+    return Server(cast("SqlServerConfig", engine_config(parse_url(address))))
 
 
 def address_of(double: TdsDouble, database: str = "", *, password: str = PASSWORD, query: str = "") -> str:
@@ -288,7 +298,7 @@ def test_replacing_a_database(double: TdsDouble, source: Database) -> None:
         (Fault("CREATE TABLE .*orders", 2715, "no such type"), RestoreFailedError),
         (Fault("FOREIGN KEY", 547, "conflicted"), RestoreFailedError),
         (Fault("CREATE DATABASE", 262, "permission denied", times=9), NotAllowedError),
-        (Fault(r"MODIFY NAME = \[target\]|sp_renamedb.*N'target'", 5030, "in use", times=8), DataGuardianError),
+        (Fault(r"MODIFY NAME = \[target\]", 5030, "in use", times=4), TargetInUseError),
     ],
     ids=["connection", "table", "foreign key", "create", "rename"],
 )  # fmt: skip
@@ -401,6 +411,52 @@ def test_a_target_that_somebody_is_just_leaving(double: TdsDouble, source: Datab
     double.databases["target"] = Database(tables={"[dbo].[old]": Table()}, views={"objects": []})
     assert restore(address_of(double, "target"), streams, drop_existing=True) == []
     assert fault.fired == 2
+
+
+@pytest.mark.parametrize("others", [0, 10])
+def test_sessions_that_babelfish_counts(double: TdsDouble, source: Database, others: int) -> None:
+    """Before a rename the target's sessions are ended, and the places of those that ended are taken, seen or not."""
+    double.is_babelfish = True
+    streams = dump(address_of(double, "source"))
+    double.databases["target"] = Database(tables={"[dbo].[old]": Table()}, views={"objects": []})
+    target, elsewhere = (sqlserver_at(address_of(double, name)) for name in ("target", "master"))
+    with ExitStack() as alive:
+        stays = alive.enter_context(target.connect("target"))
+        with ExitStack() as leaving:
+            for server, name in [(elsewhere, "master")] * others + [(target, "target")] * 3:
+                leaving.enter_context(server.connect(name))
+        [warning] = restore(address_of(double, "target"), streams, drop_existing=True)
+        assert "forgets the texts" in warning
+        with pytest.raises(OSError, match="closed"):
+            stays.run("SELECT 1")
+    assert "[dbo].[old]" not in double.databases["target"].tables
+    assert set(double.databases) == {"master", "source", "target"}
+
+
+def test_a_server_that_ends_between_two_databases(double: TdsDouble, source: Database) -> None:
+    """When the second of two cannot take its name, neither it nor what comes after it stays beside."""
+    for name in ("a", "b", "c"):
+        double.databases[name] = source
+    streams = [stream for stream in dump(address_of(double)) if stream.name != "source"]
+    double.faults.append(Fault(r"MODIFY NAME = \[b\]", 102, "refused", times=9))
+    double.faults.append(Fault(r"MODIFY NAME = \[b_dgold|sp_renamedb N'b'", 102, "refused", times=9))
+    with pytest.raises(RestoreFailedError, match=r"database 'b' at .*: refused"):
+        restore(address_of(double), streams, drop_existing=True)
+    assert set(double.databases) == {"master", "source", "a", "b", "c"}
+    assert double.databases["a"] is not source
+    assert (double.databases["b"], double.databases["c"]) == (source, source)
+
+
+def test_a_name_that_cannot_be_given_back(double: TdsDouble, source: Database) -> None:
+    """Then the error says under which name the old content is."""
+    streams = dump(address_of(double, "source"))
+    double.databases["target"] = Database(tables={"[dbo].[old]": Table()}, views={"objects": []})
+    double.faults.append(Fault(r"MODIFY NAME = \[target\]|sp_renamedb .*N'target'$", 102, "refused", times=99))
+    with pytest.raises(RestoreFailedError) as caught:
+        restore(address_of(double, "target"), streams, drop_existing=True)
+    [old] = set(double.databases) - {"master", "source"}
+    assert old.startswith("target_dgold_")
+    assert f"database 'target' is there as {old!r}" in "".join(caught.value.__notes__)
 
 
 def test_settings_that_cannot_be_given_back(double: TdsDouble, source: Database) -> None:

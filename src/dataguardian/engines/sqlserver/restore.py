@@ -16,12 +16,14 @@ from dataguardian.domain.errors import (
     UsageError,
 )
 from dataguardian.engines.base import RestoreOptions, RestoreStream
+from dataguardian.engines.sqlserver import ghosts
 from dataguardian.engines.sqlserver.load import Loader
 from dataguardian.engines.sqlserver.server import (
     MASTER,
     Server,
     attempt,
     is_babelfish,
+    is_in_use,
     is_mighty,
     lacks,
     look,
@@ -35,7 +37,6 @@ from dataguardian.interruption import unbroken, undoing
 
 MAX_NAME = 128
 RENAME_TRIES, RENAME_PAUSE_SECONDS = 3, 0.5
-_IN_USE = frozenset({5030, 5061, 5070})
 DROP_TRIES = 3
 """Another session's work at the same moment (a deadlock, a log-in) must not leave a database behind."""
 FORGETFUL = (
@@ -98,12 +99,15 @@ def prepare(server: Server, names: list[str], options: RestoreOptions) -> None:
 
 @dataclass
 class _Built:
-    """A database under a name of its own, until it is swapped. `direct` is one that has its final name already."""
+    """A database under a name of its own, until it is swapped. `direct` is one that has its final name already;
+    `aside` is the name that the target has meanwhile.
+    """
 
     name: str
     target: Target
     options: dict[str, Any]
     direct: bool = False
+    aside: str = ""
 
 
 @dataclass
@@ -121,13 +125,13 @@ class Restoration:
             for stream in streams:
                 self._build(stream)
             self.options.before_swap()
+            with unbroken:
+                while self._built:
+                    self._swap(self._built[0])
         except BaseException as error:
             with undoing():
                 self._undo(error)
             raise
-        with unbroken:
-            for built in self._built:
-                self._swap(built)
 
     def _build(self, stream: RestoreStream) -> None:
         name = self.database or stream.name
@@ -155,7 +159,7 @@ class Restoration:
         built = _Built(beside(target.name, "new"), target, {})
         self._made(session, built, metadata)
         probe = beside(target.name, "new")
-        refusal = rename(session, built.name, probe)
+        refusal = rename(self.server, session, built.name, probe)
         if refusal is None:
             built.name = probe
             self.warnings += [FORGETFUL] * (forgets and FORGETFUL not in self.warnings)
@@ -196,21 +200,24 @@ class Restoration:
 
     def _swap(self, built: _Built) -> None:
         """Gives the new database the target's name; the old one is there under another until that has worked."""
-        name, old = built.target.name, beside(built.target.name, "old")
+        name = built.target.name
         with self.server.connect(MASTER, error=RestoreFailedError) as session:
             self._give_options(session, built)
-            if built.direct:
-                return
-            if built.target.exists and (refusal := rename(session, name, old)) is not None:
-                self._drop(session, built.name)
+            if not built.direct:
+                with self.server.translated(f"database {name!r} at {self.server.place}", RestoreFailedError):
+                    self._take_name(session, built)
+            self._built.remove(built)
+            if built.aside and (trouble := self._drop(session, built.aside)):
+                self.warnings.append(trouble)
+
+    def _take_name(self, session: Session, built: _Built) -> None:
+        name = built.target.name
+        if built.target.exists:
+            built.aside = beside(name, "old")
+            if (refusal := rename(self.server, session, name, built.aside)) is not None:
                 raise refusal
-            if (refusal := rename(session, built.name, name)) is not None:
-                if built.target.exists:
-                    rename(session, old, name)
-                self._drop(session, built.name)
-                raise refusal
-            if built.target.exists:
-                self._drop(session, old)
+        if (refusal := rename(self.server, session, built.name, name)) is not None:
+            raise refusal
 
     def _give_options(self, session: Session, built: _Built) -> None:
         """Gives the database the source's settings, as far as it does not have them already."""
@@ -228,26 +235,40 @@ class Restoration:
             warning = f"the database's setting {setting} could not be given back: {refusal.text}"
             self.warnings += [warning] * (warning not in self.warnings)
 
-    def _drop(self, session: Session, name: str) -> None:
-        refusal: ServerError | None = None
+    def _drop(self, session: Session, name: str) -> str | None:
+        """Returns what is to be said of a database that could not be removed."""
+        said = ""
         for _ in range(DROP_TRIES):
             attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
             if (refusal := attempt(session, f"DROP DATABASE {quoted(name)}")) is None:
-                break
-        if refusal is not None:
-            self.warnings.append(f"database {name!r} could not be removed: {refusal.text}; drop it by hand")
+                return None
+            said = refusal.text
+        return f"database {name!r} could not be removed: {said}; drop it by hand"
 
     def _undo(self, error: BaseException) -> None:
-        """Removes what was built. What cannot be removed (a server that is gone) is told with the error."""
+        """Removes what was built and not yet swapped. What cannot be removed (a server that is gone) is told with the
+        error.
+        """
         for built in self._built:
             try:
                 with unbroken, self.server.connect(MASTER) as session:
-                    before = len(self.warnings)
-                    self._drop(session, built.name)
-                    for warning in self.warnings[before:]:
-                        error.add_note(warning)
+                    self._give_name_back(session, built, error)
+                    if trouble := self._drop(session, built.name):
+                        error.add_note(trouble)
             except DataGuardianError as trouble:
                 error.add_note(f"database {built.name!r} could not be removed: {trouble.message}; drop it by hand")
+                if built.aside:
+                    error.add_note(f"if database {built.target.name!r} is not there, its name is {built.aside!r}")
+
+    def _give_name_back(self, session: Session, built: _Built, error: BaseException) -> None:
+        if not built.aside or not _options_of(session, built.aside):
+            return
+        refusal = rename(self.server, session, built.aside, built.target.name)
+        if refusal is not None:
+            error.add_note(
+                f"database {built.target.name!r} is there as {built.aside!r} and could not be given its name back:"
+                f" {refusal.text}; rename it by hand"
+            )
 
 
 def _options_of(session: Session, name: str) -> dict[str, Any]:
@@ -260,15 +281,17 @@ def beside(name: str, what: str) -> str:
     return f"{name[: MAX_NAME - 24]}_dg{what}_{secrets.token_hex(6)}"
 
 
-def rename(session: Session, name: str, new_name: str) -> ServerError | None:
+def rename(server: Server, session: Session, name: str, new_name: str) -> ServerError | None:
     """Renames a database, its sessions ended; returns what the server said against it. Sessions that are on their way
     out, or that the server does not end for us, are waited for.
     """
+    ghosts.lay(server, session, name)
     refusal = _renamed(session, name, new_name)
     for _ in range(RENAME_TRIES):
-        if refusal is None or not (_IN_USE & set(refusal.numbers) or "exclusively locked" in refusal.text):
+        if refusal is None or not is_in_use(refusal):
             break
         time.sleep(RENAME_PAUSE_SECONDS)
+        ghosts.lay(server, session, name, unseen=True)
         refusal = _renamed(session, name, new_name)
     return refusal
 
@@ -276,7 +299,8 @@ def rename(session: Session, name: str, new_name: str) -> ServerError | None:
 def _renamed(session: Session, name: str, new_name: str) -> ServerError | None:
     attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
     refusal = attempt(session, f"ALTER DATABASE {quoted(name)} MODIFY NAME = {quoted(new_name)}")
-    if refusal is not None and attempt(session, f"EXEC sp_renamedb {text(name)}, {text(new_name)}") is None:
+    is_unknown = refusal is not None and not is_in_use(refusal)
+    if is_unknown and attempt(session, f"EXEC sp_renamedb {text(name)}, {text(new_name)}") is None:
         refusal = None
     attempt(session, f"ALTER DATABASE {quoted(name if refusal else new_name)} SET MULTI_USER")
     return refusal

@@ -35,12 +35,13 @@ SETTINGS = (
     "SET LANGUAGE us_english", "SET LOCK_TIMEOUT -1", "SET TEXTSIZE 2147483647", "SET ROWCOUNT 0",
 )  # fmt: skip
 
+_IN_USE = frozenset({3702, 5030, 5061, 5064, 5070})
 _BY_NUMBER: dict[int, type[DataGuardianError]] = {
     **dict.fromkeys((911, 4060, 4064), NotFoundError),
     **dict.fromkeys((18452, 18456, 18470, 18486, 18487, 18488), AuthenticationError),
     **dict.fromkeys((229, 230, 262, 297, 300, 916, 5011, 15151, 15247, 33009), NotAllowedError),
     **dict.fromkeys((1101, 1105, 5149, 9002), DiskFullError),
-    **dict.fromkeys((3702, 5030, 5061, 5064, 5070), TargetInUseError),
+    **dict.fromkeys(_IN_USE, TargetInUseError),
     **dict.fromkeys((233, 6005, 17142, 596, 924, 927, 978), UnreachableError),
 }
 _HINTS: dict[type[DataGuardianError], str] = {
@@ -215,6 +216,11 @@ def is_babelfish(session: Session) -> bool:
     return bool(rows and rows[0]["found"])
 
 
+def is_in_use(refusal: ServerError) -> bool:
+    """Tells whether other sessions are in the way; Babelfish has no numbers for that."""
+    return bool(_IN_USE & set(refusal.numbers)) or "exclusively locked" in refusal.text
+
+
 def quoted(name: str) -> str:
     """Returns an identifier that is nothing else, whatever it holds."""
     return f"[{name.replace(']', ']]')}]"
@@ -234,6 +240,8 @@ def _translated(failure: ServerError, place: str, fallback: type[EngineError]) -
     kind = next((_BY_NUMBER[number] for number in failure.numbers if number in _BY_NUMBER), fallback)
     if 4060 in failure.numbers:  # noqa: PLR2004 -- comes together with the refusal of the login
         kind = NotFoundError
+    if kind is fallback and is_in_use(failure):
+        kind = TargetInUseError
     if kind is fallback and "authentication" in failure.text.casefold():
         kind = AuthenticationError
     return kind(f"{place}: {failure.text}", hint=_HINTS.get(kind, ""), number=failure.number)
