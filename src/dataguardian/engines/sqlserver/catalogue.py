@@ -117,11 +117,14 @@ class Catalogue:
         """Returns `[schema].[object]`."""
         return f"{quoted(self.schema(row))}.{quoted(row['name'])}"
 
-    def column_name(self, object_id: int, column_id: int) -> str:
-        found = [str(row["name"]) for row in self.columns[object_id] if row["column_id"] == column_id]
+    def column(self, object_id: int, column_id: int) -> Row:
+        found = [row for row in self.columns[object_id] if row["column_id"] == column_id]
         if not found:
             raise KeyError(f"column {column_id} of object {object_id}")
         return found[0]
+
+    def column_name(self, object_id: int, column_id: int) -> str:
+        return str(self.column(object_id, column_id)["name"])
 
     def is_carried(self, column: Row) -> bool:
         """Tells whether a column is in the backup: not where its type is .NET code, or its clients hold its keys."""

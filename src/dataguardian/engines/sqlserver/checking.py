@@ -8,7 +8,7 @@ from typing import Any
 
 from dataguardian.domain.errors import IntegrityError
 from dataguardian.engines.sqlserver import types
-from dataguardian.engines.sqlserver.literals import SCRIPT_COMMAND, text_in_bytes
+from dataguardian.engines.sqlserver.literals import SCRIPT_COMMAND, literal_of
 from dataguardian.engines.sqlserver.load import insert_statements
 from dataguardian.engines.sqlserver.server import SETTINGS
 from dataguardian.engines.sqlserver.stream import (
@@ -23,7 +23,7 @@ from dataguardian.engines.sqlserver.stream import (
 )
 from dataguardian.engines.sqlserver.tables import STAGE, TravellingTable, from_document
 
-_UNFIT = re.compile(rf"[\ud800-\udfff]|{SCRIPT_COMMAND}")
+_UNFIT = re.compile(rf"[\ud800-\udfff]|[\r\n]{SCRIPT_COMMAND}")
 
 
 def validate_stream(chunks: Iterable[bytes]) -> None:
@@ -87,12 +87,12 @@ def script(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _batches(batches: list[str]) -> Iterator[str]:
-    """Yields a step's batches. What sqlcmd would cut in the middle, or a file cannot hold, goes as bytes; settings
+    """Yields a step's batches. What sqlcmd would cut in the middle, or a file cannot hold, goes as a text; settings
     that one step needs do not stay for the next.
     """
     for batch in batches:
         if _UNFIT.search(f"\n{batch}"):
-            yield f"DECLARE @batch nvarchar(max) = {text_in_bytes(batch)}; EXEC (@batch)"
+            yield f"DECLARE @batch nvarchar(max) = {literal_of(batch)}; EXEC (@batch)"
         else:
             yield batch
     if any(batch.startswith("SET ") for batch in batches):

@@ -174,7 +174,7 @@ class _Writer:
         identities = {row["object_id"]: row for row in catalogue["identity_columns"]}
         for table in catalogue.tables:
             if is_plain(table):
-                yield from self._table(table, identities.get(table["object_id"]))
+                yield from self._whole_table(table, identities.get(table["object_id"]))
         self._expect_one_transaction()
         for reseed in self._reseeds:
             yield from self._reseed(*reseed)
@@ -186,6 +186,12 @@ class _Writer:
         self._warnings += [*catalogue.warnings, *losses(catalogue)]
         self._warnings[:] = dict.fromkeys(self._warnings)
         yield document(TRAILER, {"tables": self._tables, "rows": self._rows})
+
+    def _whole_table(self, table: Row, identity: Row | None) -> Iterator[bytes]:
+        try:
+            yield from self._table(table, identity)
+        except ServerError as refusal:
+            raise refusal.about(f"rows of {self._catalogue.name(table)}") from refusal
 
     def _table(self, table: Row, identity: Row | None) -> Iterator[bytes]:
         travels, select = select_of(self._catalogue, table)

@@ -17,10 +17,12 @@ _TIMES = {
     types.DATETIME: "datetime", types.SMALLDATETIME: "smalldatetime", types.DATETIMEN: "datetime",
 }  # fmt: skip
 _SCALED = (types.TIME, types.DATETIME2, types.DATETIMEOFFSET)
-SCRIPT_COMMAND = r"(?<=[\r\n])[ \t]*(?:(?i:go|reset|ed|quit|exit)\b|:|!!)"
-"""A line that sqlcmd takes for itself, even in the middle of a literal."""
-_UNPLAIN = re.compile(rf"[\ud800-\udfff\x00]|\\\r?\n|{SCRIPT_COMMAND}")
-"""What a file in UTF-8 cannot hold; a backslash at a line's end, which T-SQL takes for a continuation; such lines."""
+SCRIPT_COMMAND = r"[ \t]*(?:(?i:go|reset|ed|quit|exit)\b|:|!!)"
+"""What begins a line that sqlcmd takes for itself, even in the middle of a literal."""
+_UNFIT = re.compile(r"[\ud800-\udfff\x00]")
+"""What a file in UTF-8 cannot hold."""
+_BREAK = re.compile(rf"((?<=\\)\r?\n|[\r\n](?={SCRIPT_COMMAND}))")
+"""An end of a line before such a one, or after a backslash, where T-SQL takes it for a continuation."""
 
 
 def literal(column: Column, value: Any) -> str:  # noqa: ANN401 -- whatever a column holds
@@ -61,12 +63,29 @@ _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
 
 
 def _text(value: str) -> str:
-    return text_in_bytes(value) if _UNPLAIN.search(value) else "N'" + value.replace("'", "''") + "'"
+    """Returns a literal. Only what must goes as bytes, of which not every server makes the same text again."""
+    if _UNFIT.search(value):
+        return f"CAST(0x{value.encode('utf-16-le', 'surrogatepass').hex()} AS nvarchar(max))"
+    pieces = _BREAK.split(value)
+    if len(pieces) == 1:
+        return _quoted(value)
+    texts, breaks = pieces[::2], pieces[1::2]
+    found = [f"CAST({_quoted(texts[0])} AS nvarchar(max))"]
+    for end, piece in zip(breaks, texts[1:], strict=True):
+        found += [*(f"NCHAR({ord(character)})" for character in end), f"CAST({_quoted(piece)} AS nvarchar(max))"]
+    return _sum(found)
 
 
-def text_in_bytes(value: str) -> str:
-    """Returns an expression of a text that is plain ASCII in one line, whatever the text holds."""
-    return f"CAST(0x{value.encode('utf-16-le', 'surrogatepass').hex()} AS nvarchar(max))"
+def _quoted(value: str) -> str:
+    return "N'" + value.replace("'", "''") + "'"
+
+
+def _sum(pieces: list[str]) -> str:
+    """As many as there are, none lies deep: a server refuses an expression that does."""
+    if len(pieces) == 1:
+        return pieces[0]
+    middle = len(pieces) // 2
+    return f"({_sum(pieces[:middle])} + {_sum(pieces[middle:])})"
 
 
 def _variant(value: Variant) -> str:

@@ -53,7 +53,7 @@ class Loader:
             if kind == STEP:
                 self._step(payload)
             elif kind == TABLE:
-                self._table(from_document(parsed(payload)), records)
+                self._whole_table(from_document(parsed(payload)), records)
             elif kind == TRAILER:
                 self._expect_all(payload)
             else:
@@ -105,6 +105,12 @@ class Loader:
         ]
 
     # Rows.
+
+    def _whole_table(self, table: TravellingTable, records: Records) -> None:
+        try:
+            self._table(table, records)
+        except ServerError as refusal:
+            raise refusal.about(f"rows of {table.quoted}") from refusal
 
     def _table(self, table: TravellingTable, records: Records) -> None:
         if table.is_staged:

@@ -41,9 +41,14 @@ class ServerError(Exception):
     """What the server said. `number` is that of the first message, which is the cause of those after it."""
 
     def __init__(self, messages: list[tuple[int, int, str]]) -> None:
+        self.messages = messages
         self.numbers = tuple(number for number, _, _ in messages)
         self.number, self.state, self.text = messages[0]
         super().__init__(f"{self.text} (error {self.number})")
+
+    def about(self, what: str) -> ServerError:
+        """Returns the same, its messages begun by what they are about, which a server seldom says."""
+        return ServerError([(number, state, f"{what}: {text}") for number, state, text in self.messages])
 
 
 @dataclass

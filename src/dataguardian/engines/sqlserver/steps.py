@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataguardian.engines.sqlserver.catalogue import BUILT_IN_SCHEMAS, Catalogue, Row
-from dataguardian.engines.sqlserver.columns import base_type_text, column_text
+from dataguardian.engines.sqlserver.columns import base_type_text, column_text, is_stored
 from dataguardian.engines.sqlserver.keys import (
     CLUSTERED,
     HASH,
@@ -219,9 +219,12 @@ def _defaults(catalogue: Catalogue) -> Iterator[tuple[str, list[str]]]:
     tables = _tables_by_id(catalogue)
     for row in catalogue["default_constraints"]:
         table = tables.get(row["parent_object_id"])
-        if table is not None and (table["object_id"], row["parent_column_id"]) not in catalogue.uncarried:
-            column = catalogue.column_name(table["object_id"], row["parent_column_id"])
-            what = f"{quoted(row['name'])} DEFAULT {row['definition']} FOR {quoted(column)}"
+        if table is None:
+            continue
+        column = catalogue.column(table["object_id"], row["parent_column_id"])
+        # Babelfish says that a rowversion has one, and lets nobody make it.
+        if is_stored(catalogue, column):
+            what = f"{quoted(row['name'])} DEFAULT {row['definition']} FOR {quoted(column['name'])}"
             yield row["name"], [f"ALTER TABLE {catalogue.name(table)} ADD CONSTRAINT {what}"]
 
 
