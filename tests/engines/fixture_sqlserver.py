@@ -146,16 +146,17 @@ class SqlServerFixture(EngineFixture):
         )
         # Babelfish shows a view of the whole server in every database.
         columns = [row for row in columns if row[1] != "sysdatabases"]
-        found["columns"] = [tuple(row) for row in columns]
+        found["columns"] = [(*row[:-1], str(row[-1]).replace(name, "…")) for row in columns]
         for schema, table in {(row[0], row[1]) for row in columns}:
             own = [row for row in columns if (row[0], row[1]) == (schema, table)]
             select = ", ".join(_shown(bracketed(row[2]), row[3]) for row in own)
             rows = self.run(name, f"SELECT {select} FROM {bracketed(schema)}.{bracketed(table)}")
             found[f"rows of {schema}.{table}"] = sorted(repr(tuple(row)) for row in rows)
         for view, key in {
-            "sys.objects WHERE is_ms_shipped = 0": "name + '|' + type",
+            "sys.objects WHERE is_ms_shipped = 0": "CONCAT(SCHEMA_NAME(schema_id), '.', name, '|', type)",
             "INFORMATION_SCHEMA.TABLE_CONSTRAINTS": "CONSTRAINT_NAME + '|' + CONSTRAINT_TYPE + '|' + TABLE_NAME",
             "INFORMATION_SCHEMA.CHECK_CONSTRAINTS": "CONSTRAINT_NAME + '|' + CHECK_CLAUSE",
+            "INFORMATION_SCHEMA.SEQUENCES": "CONCAT(SEQUENCE_NAME, '|', START_VALUE, '|', INCREMENT)",
             "sys.sql_modules": "definition",
             "sys.indexes WHERE name IS NOT NULL AND object_id IN (SELECT object_id FROM sys.tables)": "name",
         }.items():
@@ -166,9 +167,13 @@ class SqlServerFixture(EngineFixture):
         return found
 
     def _forget_what_babelfish_does_not_keep(self, found: dict[str, Any]) -> None:
-        """It adds a hash to the names of indexes, and forgets all texts but those of views at a rename."""
-        indexes = next(view for view in found if view.startswith("sys.indexes"))
-        found[indexes] = [re.sub(r"[0-9a-f]{16,}$", "", index) for index in found[indexes]]
+        """It adds a hash to the names of indexes and a number to those of defaults, counts the names of table types'
+        tables, and forgets all texts but those of views at a rename.
+        """
+        made_up = re.compile(r"[0-9a-f]{16,}$|(?<=DF_)\w+_\d+|(?<=numberlist)_[^|]*")
+        for view, shown in found.items():
+            if view.startswith(("sys.indexes", "sys.objects", "INFORMATION_SCHEMA.TABLE_CONSTRAINTS")):
+                found[view] = sorted(made_up.sub("", name) for name in shown)
         found["sys.sql_modules"] = [text for text in found["sys.sql_modules"] if text.startswith("CREATE VIEW")]
 
     def names(self) -> set[str]:

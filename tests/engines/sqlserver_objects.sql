@@ -46,3 +46,20 @@ GO
 EXEC sys.sp_addextendedproperty @name = N'MS_Description', @value = N'people', @level0type = N'SCHEMA',
   @level0name = N'shop', @level1type = N'TABLE', @level1name = N'customers'
 GO
+-- Names as people write them, and expressions that a server need not show in its own words.
+CREATE TABLE shop.CustomerNotes (NoteId int NOT NULL CONSTRAINT pk_notes PRIMARY KEY, Kind varchar(20) CHECK (Kind LIKE 'a%' OR ISNULL(Kind, 'x') = 'x'),
+  [Said At] datetime NOT NULL DEFAULT (GETDATE()), Amount int DEFAULT (CASE WHEN 1 = 1 THEN 3 ELSE 4 END), Size AS (CASE WHEN Amount > 2 THEN 'big' ELSE 'small' END), Half AS (ISNULL(Amount, 0) / 2),
+  Mask varbinary(4) DEFAULT (0x0102), [Text] nvarchar(20) DEFAULT (N'ä''x'), Number int DEFAULT (NEXT VALUE FOR shop.numbers))
+GO
+INSERT INTO shop.CustomerNotes (NoteId, Kind, [Said At]) VALUES (1, 'abc', '2024-01-01'), (2, NULL, '2024-01-02')
+GO
+CREATE VIEW shop.BigNotes AS SELECT NoteId, Size AS HowBig FROM shop.CustomerNotes
+GO
+CREATE FUNCTION shop.PairsOf (@x int) RETURNS @pairs TABLE (a int, b nvarchar(10)) AS BEGIN INSERT INTO @pairs VALUES (@x, N'x'); RETURN END
+GO
+CREATE TYPE shop.NumberList AS TABLE (id int NOT NULL PRIMARY KEY, note nvarchar(50) DEFAULT 'x')
+GO
+INSERT INTO shop.CustomerNotes (NoteId, [Text]) VALUES (3, N'a
+GO over
+b')
+GO

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from dataguardian.domain.errors import DumpFailedError
-from dataguardian.engines.sqlserver.server import quoted, text
+from dataguardian.engines.sqlserver import babelfish
+from dataguardian.engines.sqlserver.server import is_babelfish, quoted, text
 from dataguardian.engines.sqlserver.session import ServerError, Session
 from dataguardian.engines.sqlserver.values import Variant
 
@@ -77,6 +78,7 @@ class Catalogue:
     collation: str = ""
     options: Row = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    is_babelfish: bool = False
     _groups: dict[tuple[str, str], dict[Any, list[Row]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,10 +95,12 @@ class Catalogue:
     def __getitem__(self, view: str) -> list[Row]:
         return self.views.get(view, [])
 
-    def read_again(self, session: Session, view: str) -> None:
+    def read_sequences_again(self, session: Session) -> None:
         with suppress(ServerError):
-            self.views[view] = _read(session, view)
-            self._groups = {key: rows for key, rows in self._groups.items() if key[0] != view}
+            self.views["sequences"] = (
+                babelfish.sequences(session, self["schemas"]) if self.is_babelfish else _read(session, "sequences")
+            )
+            self._groups = {key: rows for key, rows in self._groups.items() if key[0] != "sequences"}
 
     def grouped(self, view: str, key: str) -> dict[Any, list[Row]]:
         """Returns a view's rows by one of its columns; what nobody has is an empty list."""
@@ -153,6 +157,7 @@ def read_catalogue(session: Session, database: str) -> Catalogue:
     """Reads every view; raises DumpFailedError when one that everything rests on cannot be read."""
     views: dict[str, list[Row]] = {}
     warnings = []
+    has_own_places = is_babelfish(session)
     for view in _REQUIRED:
         try:
             views[view] = _read(session, view)
@@ -160,14 +165,17 @@ def read_catalogue(session: Session, database: str) -> Catalogue:
             raise DumpFailedError(f"database {database!r}: sys.{view} cannot be read: {error.text}") from error
     for view, lost in _OPTIONAL.items():
         try:
-            views[view] = _read(session, view)
+            is_frail = has_own_places and view in babelfish.EXPRESSIONS
+            views[view] = babelfish.expressions(session, view) if is_frail else _read(session, view)
         except ServerError as error:
             if lost:
                 warnings.append(f"sys.{view} cannot be read ({error.text:.120}): {lost} are not in this backup")
     _complete(session, views, warnings)
+    if has_own_places:
+        babelfish.complete(session, views)
     options = _database_row(session, database)
     collation = str(options.get("collation_name") or "")
-    return Catalogue(views, collation, options, warnings)
+    return Catalogue(views, collation, options, warnings, has_own_places)
 
 
 def _read(session: Session, view: str) -> list[Row]:
@@ -197,6 +205,8 @@ def _complete(session: Session, views: dict[str, list[Row]], warnings: list[str]
         views["triggers"] = [row | {"parent_id": row["parent_object_id"], "parent_class": 1} for row in found]
         if not found and "objects" in views:
             warnings[:] = [warning for warning in warnings if not warning.startswith("sys.triggers ")]
+    if not any(row.get("temporal_type") for row in views["tables"]):
+        warnings[:] = [warning for warning in warnings if not warning.startswith("sys.periods ")]
 
 
 def _identity(session: Session, table: Row, schemas: dict[Any, Any]) -> Row:

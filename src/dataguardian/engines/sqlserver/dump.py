@@ -179,7 +179,7 @@ class _Writer:
         for reseed in self._reseeds:
             yield from self._reseed(*reseed)
         # Numbers that rows may hold already must not be given again, so positions are asked for after the rows.
-        catalogue.read_again(self._session, "sequences")
+        catalogue.read_sequences_again(self._session)
         for step in steps_after(catalogue):
             yield _step(step)
         attempt(self._session, _ROLLBACK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dataguardian.engines.sqlserver.babelfish import is_as_written
 from dataguardian.engines.sqlserver.catalogue import Catalogue, Row
 from dataguardian.engines.sqlserver.server import quoted
 
@@ -69,7 +70,7 @@ def module_sql(catalogue: Catalogue, row: Row, *, schema: str | None = "") -> li
     `schema` is where it lives when its own row does not say; None for what lives in none.
     """
     module = next((found for found in catalogue["sql_modules"] if found["object_id"] == row["object_id"]), None)
-    name = quoted(row["name"])
+    name = quoted(_written(catalogue, row, module))
     if schema is not None:
         name = f"{quoted(schema or catalogue.schema(row))}.{name}"
     if module is None and "sql_modules" not in catalogue.views:
@@ -82,6 +83,13 @@ def module_sql(catalogue: Catalogue, row: Row, *, schema: str | None = "") -> li
     quotes = "OFF" if module.get("uses_quoted_identifier") in (False, 0) else "ON"
     batches = [f"SET ANSI_NULLS {nulls}", f"SET QUOTED_IDENTIFIER {quotes}"]
     return [*batches, _renamed(catalogue, str(module["definition"]), name)]
+
+
+def _written(catalogue: Catalogue, row: Row, module: Row | None) -> str:
+    """Returns a module's name. Babelfish has it as it was written in the text only."""
+    header = _HEADER.match(str(module.get("definition"))) if module and catalogue.is_babelfish else None
+    written = _unquoted(re.findall(_PART, header["name"])[-1]) if header else ""
+    return written if written and is_as_written(str(row["name"]), written) else str(row["name"])
 
 
 def _renamed(catalogue: Catalogue, definition: str, name: str) -> str:
