@@ -29,16 +29,23 @@ def lay(server: Server, session: Session, database: str, *, unseen: bool = False
     """
     if not is_babelfish(session):
         return
-    _end_sessions(session, database)
     with ExitStack() as stack:
+        if unseen:  # with so many sessions, the view shows as many places more
+            all(_is_taken(server, stack) for _ in range(MOST_SESSIONS))
+        _end_sessions(session, database)
         for _ in range(MOST_SESSIONS):
             rows = look(session, _ENDED.format(text(database)))
-            if not unseen and not (rows and rows[0]["found"]):
+            if not (rows and rows[0]["found"] and _is_taken(server, stack)):
                 return
-            try:
-                stack.enter_context(server.connect(MASTER))
-            except DataGuardianError:
-                return
+
+
+def _is_taken(server: Server, stack: ExitStack) -> bool:
+    """Takes one place; false when the server allows no more."""
+    try:
+        stack.enter_context(server.connect(MASTER))
+    except DataGuardianError:
+        return False
+    return True
 
 
 def _end_sessions(session: Session, database: str) -> None:

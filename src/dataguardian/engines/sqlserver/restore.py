@@ -184,12 +184,15 @@ class Restoration:
         self._built.append(built)
         # A collation's name is a word; anything else would be somebody's statement.
         clause = f" COLLATE {collation}" if collation.replace("_", "").isalnum() and collation.isascii() else ""
-        refusal = attempt(session, f"CREATE DATABASE {quoted(built.name)}{clause}")
-        if refusal is not None and clause:
-            again = attempt(session, f"CREATE DATABASE {quoted(built.name)}")
-            if again is None and _options_of(session, built.name).get("collation_name") != collation:
-                self.warnings.append(f"the database has this server's collation and not {collation}: {refusal.text}")
-            refusal = again
+        with unbroken:  # a server that was left in the middle may make it later
+            refusal = attempt(session, f"CREATE DATABASE {quoted(built.name)}{clause}")
+            if refusal is not None and clause:
+                again = attempt(session, f"CREATE DATABASE {quoted(built.name)}")
+                if again is None and _options_of(session, built.name).get("collation_name") != collation:
+                    self.warnings.append(
+                        f"the database has this server's collation and not {collation}: {refusal.text}"
+                    )
+                refusal = again
         if refusal is not None:
             self._built.remove(built)
             raise refusal
@@ -215,9 +218,9 @@ class Restoration:
         if built.target.exists:
             built.aside = beside(name, "old")
             if (refusal := rename(self.server, session, name, built.aside)) is not None:
-                raise refusal
+                raise refusal.about(f"it cannot be renamed to {built.aside!r}")
         if (refusal := rename(self.server, session, built.name, name)) is not None:
-            raise refusal
+            raise refusal.about(f"{built.name!r} cannot be given that name")
 
     def _give_options(self, session: Session, built: _Built) -> None:
         """Gives the database the source's settings, as far as it does not have them already."""
@@ -238,7 +241,10 @@ class Restoration:
     def _drop(self, session: Session, name: str) -> str | None:
         """Returns what is to be said of a database that could not be removed."""
         said = ""
-        for _ in range(DROP_TRIES):
+        for number in range(DROP_TRIES):
+            if number and not _options_of(session, name):
+                return None
+            ghosts.lay(self.server, session, name, unseen=number > 0)
             attempt(session, f"ALTER DATABASE {quoted(name)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
             if (refusal := attempt(session, f"DROP DATABASE {quoted(name)}")) is None:
                 return None
