@@ -167,14 +167,13 @@ class SqlServerFixture(EngineFixture):
         return found
 
     def _forget_what_babelfish_does_not_keep(self, found: dict[str, Any]) -> None:
-        """It adds a hash to the names of indexes and a number to those of defaults, counts the names of table types'
-        tables, and forgets all texts but those of views at a rename.
+        """It adds a hash to the names of indexes and a number to those of defaults, and counts those of table types'
+        tables.
         """
         made_up = re.compile(r"[0-9a-f]{16,}$|(?<=DF_)\w+_\d+|(?<=numberlist)_[^|]*")
         for view, shown in found.items():
             if view.startswith(("sys.indexes", "sys.objects", "INFORMATION_SCHEMA.TABLE_CONSTRAINTS")):
                 found[view] = sorted(made_up.sub("", name) for name in shown)
-        found["sys.sql_modules"] = [text for text in found["sys.sql_modules"] if text.startswith("CREATE VIEW")]
 
     def names(self) -> set[str]:
         return {row[0] for row in self.run("master", "SELECT name FROM sys.databases")}

@@ -366,7 +366,9 @@ def test_a_server_that_cannot_rename(double: TdsDouble, source: Database) -> Non
 
 
 def test_a_server_that_forgets_at_a_rename(double: TdsDouble, source: Database) -> None:
-    """On Babelfish a new database is built under its own name, its decimals in full; replacing one tells the price."""
+    """On Babelfish a new database is built under its own name, its decimals in full; when one is replaced, programs are
+    made again, and those that cannot be are named.
+    """
     double.is_babelfish = True
     streams = dump(address_of(double, "source"))
     assert restore(address_of(double, "copy"), streams) == []
@@ -377,8 +379,21 @@ def test_a_server_that_forgets_at_a_rename(double: TdsDouble, source: Database) 
         values = decode_row(before, 1, orders.columns)[0]
         assert decode_row(after, 1, copied.columns) == (values, len(after))
         assert after[6] == 17
+    double.databases["copy"].batches.clear()
+    assert restore(address_of(double, "copy"), streams, drop_existing=True) == []
+    again = double.databases["copy"].batches[-20:]
+    place = again.index("DROP TRIGGER [shop]]].[on_people]")
+    assert again[place - 1 :][:5] == [
+        "BEGIN TRANSACTION",
+        "DROP TRIGGER [shop]]].[on_people]",
+        "SET ANSI_NULLS ON",
+        "SET QUOTED_IDENTIFIER OFF",
+        "CREATE TRIGGER [shop]]].[on_people] ON [shop]]].[people] AFTER INSERT AS RETURN",
+    ]
+    assert "COMMIT TRANSACTION" in again[place:]
+    double.faults.append(Fault(r"DROP FUNCTION \[shop\]\]\]\.\[double\]", 3729, "other objects depend on it", times=9))
     [warning] = restore(address_of(double, "copy"), streams, drop_existing=True)
-    assert "forgets the texts" in warning
+    assert "built upon: [shop]]].[double] work" in warning
 
 
 def test_decimals_in_full() -> None:
@@ -425,8 +440,7 @@ def test_sessions_that_babelfish_counts(double: TdsDouble, source: Database, oth
         with ExitStack() as leaving:
             for server, name in [(elsewhere, "master")] * others + [(target, "target")] * 3:
                 leaving.enter_context(server.connect(name))
-        [warning] = restore(address_of(double, "target"), streams, drop_existing=True)
-        assert "forgets the texts" in warning
+        assert restore(address_of(double, "target"), streams, drop_existing=True) == []
         with pytest.raises(OSError, match="closed"):
             stays.run("SELECT 1")
     assert "[dbo].[old]" not in double.databases["target"].tables

@@ -24,11 +24,15 @@ _MAY_FAIL_ON_BABELFISH = _MAY_FAIL | {"default", "check"}
 _ROWS_PER_INSERT = 200
 _CHARACTERS_PER_INSERT = 1 << 20
 
+_FORGOTTEN = ("function", "procedure", "trigger")
+"""Of these, Babelfish has the texts under the database's name."""
+_ROLLBACK = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION"
+
 Records = Iterator[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
-class _Step:
+class LoadedStep:
     kind: str
     name: str
     batches: tuple[str, ...]
@@ -36,12 +40,13 @@ class _Step:
 
 @dataclass
 class Loader:
-    """Loads one stream. `database` is its final name, for people."""
+    """Loads one stream. `database` is its final name, for people; `programs` are those that it made."""
 
     session: Session
     database: str
     warnings: list[str]
-    _late: list[_Step] = field(default_factory=list)
+    programs: list[LoadedStep] = field(default_factory=list)
+    _late: list[LoadedStep] = field(default_factory=list)
     _tables: int = 0
     _rows: int = 0
     _without_bulk: bool = False
@@ -69,7 +74,7 @@ class Loader:
 
     def _step(self, payload: bytes) -> None:
         value = parsed(payload)
-        step = _Step(str(value.get("kind")), str(value.get("name")), tuple(map(str, value.get("batches") or ())))
+        step = LoadedStep(str(value.get("kind")), str(value.get("name")), tuple(map(str, value.get("batches") or ())))
         refusal = self._run(step)
         if refusal is None:
             return
@@ -81,21 +86,15 @@ class Loader:
             ) from refusal
         self._late.append(step)
 
-    def _run(self, step: _Step) -> ServerError | None:
-        try:
-            for batch in step.batches:
-                self.session.run(batch)
-        except ServerError as refusal:
-            return refusal
-        finally:
-            if any(batch.startswith("SET ") for batch in step.batches):
-                attempt(self.session, "SET ANSI_NULLS ON")
-                attempt(self.session, "SET QUOTED_IDENTIFIER ON")
-        return None
+    def _run(self, step: LoadedStep) -> ServerError | None:
+        refusal = run_step(self.session, step)
+        if refusal is None and step.kind in _FORGOTTEN:
+            self.programs.append(step)
+        return refusal
 
     def _try_again(self) -> None:
         """Programs may name each other in circles: as long as one more can be made, the rest is tried again."""
-        refused: dict[_Step, ServerError] = {}
+        refused: dict[LoadedStep, ServerError] = {}
         while True:
             refused = {step: refusal for step in self._late if (refusal := self._run(step)) is not None}
             if len(refused) in (0, len(self._late)):
@@ -211,6 +210,34 @@ class _Counted:
             if kind not in (ROWS, PIECE):
                 raise IntegrityError("the stream has a table without an end")
             yield kind, payload
+
+
+def run_step(session: Session, step: LoadedStep) -> ServerError | None:
+    try:
+        for batch in step.batches:
+            session.run(batch)
+    except ServerError as refusal:
+        return refusal
+    finally:
+        if any(batch.startswith("SET ") for batch in step.batches):
+            attempt(session, "SET ANSI_NULLS ON")
+            attempt(session, "SET QUOTED_IDENTIFIER ON")
+    return None
+
+
+def make_again(session: Session, programs: list[LoadedStep]) -> list[str]:
+    """Makes programs anew in a database whose texts Babelfish forgot when it renamed it; returns the names of those
+    that others are built upon, so that they must stay as they are.
+    """
+    left = []
+    for program in programs:
+        dropping = LoadedStep("", "", ("BEGIN TRANSACTION", f"DROP {program.kind.upper()} {program.name}"))
+        refusal = run_step(session, dropping) or run_step(session, program)
+        refusal = refusal or attempt(session, "COMMIT TRANSACTION")
+        if refusal is not None:
+            attempt(session, _ROLLBACK)
+            left.append(program.name)
+    return left
 
 
 def insert_statements(where: str, names: str, columns: list[Column], block: bytes) -> Iterator[str]:

@@ -17,7 +17,7 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.sqlserver import ghosts
-from dataguardian.engines.sqlserver.load import Loader
+from dataguardian.engines.sqlserver.load import LoadedStep, Loader, make_again
 from dataguardian.engines.sqlserver.server import (
     MASTER,
     Server,
@@ -40,8 +40,9 @@ RENAME_TRIES, RENAME_PAUSE_SECONDS = 3, 0.5
 DROP_TRIES = 3
 """Another session's work at the same moment (a deadlock, a log-in) must not leave a database behind."""
 FORGETFUL = (
-    "this server (Babelfish) forgets the texts of functions, procedures and triggers when a database is renamed: they "
-    "work, but a backup of the restored database would lack them; restore to a new name instead"
+    "this server (Babelfish) forgets the texts of functions, procedures and triggers when a database is renamed; they"
+    " were made again, but not those that others are built upon: {} work, but a backup of the restored database would"
+    " lack them; restore to a new name instead"
 )
 _USERS_OBJECTS = (
     "SELECT COUNT(*) AS objects FROM sys.objects WHERE is_ms_shipped = 0 AND type IN"
@@ -100,7 +101,7 @@ def prepare(server: Server, names: list[str], options: RestoreOptions) -> None:
 @dataclass
 class _Built:
     """A database under a name of its own, until it is swapped. `direct` is one that has its final name already;
-    `aside` is the name that the target has meanwhile.
+    `aside` is the name that the target has meanwhile, `programs` what a rename makes the server forget.
     """
 
     name: str
@@ -108,6 +109,7 @@ class _Built:
     options: dict[str, Any]
     direct: bool = False
     aside: str = ""
+    programs: list[LoadedStep] = field(default_factory=list)
 
 
 @dataclass
@@ -143,7 +145,9 @@ class Restoration:
                 return
             built = self._create(session, target, stream.metadata)
         with self.server.connect(built.name, error=RestoreFailedError) as session:
-            Loader(session, name, self.warnings).load(stream.chunks())
+            loader = Loader(session, name, self.warnings)
+            loader.load(stream.chunks())
+            built.programs = loader.programs if is_babelfish(session) and not built.direct else []
         built.options = stream.metadata.get("options") or {}
 
     def _import(self, target: Target, stream: RestoreStream) -> None:
@@ -153,8 +157,8 @@ class Restoration:
 
     def _create(self, session: Session, target: Target, metadata: dict[str, Any]) -> _Built:
         """Makes the database; under its final name only where the server cannot rename and nothing is in the way."""
-        forgets = is_babelfish(session)
-        if forgets and not target.exists:
+        # A rename makes Babelfish forget, see below.
+        if is_babelfish(session) and not target.exists:
             return self._create_directly(session, target, metadata)
         built = _Built(beside(target.name, "new"), target, {})
         self._made(session, built, metadata)
@@ -162,7 +166,6 @@ class Restoration:
         refusal = rename(self.server, session, built.name, probe)
         if refusal is None:
             built.name = probe
-            self.warnings += [FORGETFUL] * (forgets and FORGETFUL not in self.warnings)
             return built
         if target.exists:
             raise RestoreFailedError(
@@ -210,8 +213,20 @@ class Restoration:
                 with self.server.translated(f"database {name!r} at {self.server.place}", RestoreFailedError):
                     self._take_name(session, built)
             self._built.remove(built)
+            self._remember(built)
             if built.aside and (trouble := self._drop(session, built.aside)):
                 self.warnings.append(trouble)
+
+    def _remember(self, built: _Built) -> None:
+        if not built.programs:
+            return
+        try:
+            with self.server.connect(built.target.name) as session:
+                left = make_again(session, built.programs)
+        except DataGuardianError:
+            left = [program.name for program in built.programs]
+        if left:
+            self.warnings.append(FORGETFUL.format(", ".join(left)))
 
     def _take_name(self, session: Session, built: _Built) -> None:
         name = built.target.name
