@@ -176,7 +176,9 @@ class SqlServerFixture(EngineFixture):
                 found[view] = sorted(made_up.sub("", name) for name in shown)
 
     def names(self) -> set[str]:
-        return {row[0] for row in self.run("master", "SELECT name FROM sys.databases")}
+        """Those of this process: other tests use the same server meanwhile."""
+        names = {row[0] for row in self.run("master", "SELECT name FROM sys.databases")}
+        return {name for name in names if name.startswith(f"dg{os.getpid()}_")}
 
     def ledger(self) -> str:
         table = (
