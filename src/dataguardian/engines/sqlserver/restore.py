@@ -198,7 +198,7 @@ class Restoration:
                 refusal = again
         if refusal is not None:
             self._built.remove(built)
-            raise refusal
+            raise refusal.about(f"database {built.name!r} cannot be made")
         level = (metadata.get("options") or {}).get("compatibility_level")
         if isinstance(level, int) and level != _options_of(session, built.name).get("compatibility_level"):
             self._set(session, built, f"COMPATIBILITY_LEVEL = {level}")
