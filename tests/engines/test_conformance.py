@@ -231,7 +231,8 @@ def test_named_databases_of_a_server(peer: EngineFixture) -> None:
         with pytest.raises(NotFoundError, match="has no database") as caught:
             dump(server, DumpOptions(streams=(names[0], wrong)))
         assert repr(wrong) in caught.value.message
-        assert repr(names[0]) in caught.value.message
+        # A server with many databases, those of other tests among them, is not told in full.
+        assert repr(names[0]) in caught.value.message or "…" in caught.value.message
 
 
 @all_engines
