@@ -80,6 +80,7 @@ def test_without_the_catalogue_only_liveness_is_left(tmp_path: Path, postgres17:
             ("PUT", f"/api/backup-jobs/{job['id']}", {"name": "new"}),
             ("POST", f"/api/backup-jobs/{job['id']}/run", None),
             ("GET", "/api/system/overview", None),
+            ("POST", "/api/notifications/channels/ops/test", None),
             ("GET", "/metrics", None),
         ]
         await _refused_in_time(desk, calls, "catalog_unavailable")

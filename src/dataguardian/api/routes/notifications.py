@@ -14,7 +14,7 @@ from dataguardian.api.patience import PatientRoute
 from dataguardian.api.schemas.common import Listing, listing
 from dataguardian.api.schemas.notifications import MarkedOut, NotificationOut, SendOut
 from dataguardian.domain.access import Permission
-from dataguardian.domain.errors import DataGuardianError, NotFoundError
+from dataguardian.domain.errors import CatalogUnavailableError, DataGuardianError, NotFoundError
 from dataguardian.domain.states import EntityType, NotificationType, Severity
 from dataguardian.service.history import NotificationFilters
 
@@ -68,8 +68,8 @@ async def test_channel(services: Given, name: ChannelName) -> SendOut:
     """Sends a test message by a channel, now."""
     try:
         await services.delivery.test_channel(name)
-    except NotFoundError:
-        raise
+    except (NotFoundError, CatalogUnavailableError):
+        raise  # says nothing of the channel
     except DataGuardianError as error:
         text = f"{error.message} ({error.hint})" if error.hint else error.message
         return SendOut(status="failed", error=error.code, message=text)
