@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from dataguardian.core.backup import attempt_directory
 from dataguardian.db.models import (
     AbandonedDirectory,
     BackupExecution,
@@ -32,6 +33,7 @@ from dataguardian.queues.consumer import Consumer
 from dataguardian.queues.definitions import QueueName
 from dataguardian.service.cleanup import Cleanup
 from dataguardian.storage.base import Storage
+from dataguardian.storage.temporary import temporary_name
 from dataguardian.workers.cleanup import CleanupWorker
 from tests.db import rows
 from tests.service.backups import completed, failed, play, storage_of
@@ -422,6 +424,24 @@ def test_leftovers_of_failed_attempts_go_and_nothing_else(tmp_path: Path) -> Non
         assert notes == [whole.id]
         assert (await here.execution(good.id)).status == "completed"
         assert (await cleanup(here).last_report() or {})["directories"] == 1
+
+    play(tmp_path, story)
+
+
+def test_what_a_killed_put_of_a_failed_attempt_left_goes_with_it(tmp_path: Path) -> None:
+    """It lies in no directory, and yet is a part of that attempt; another backup's is not touched."""
+
+    async def story(here: Stage) -> None:
+        job = await here.job(retention_policy=TWO_DAYS)
+        await completed(here, job, START)
+        row = await failed(here, job, START - DAY)
+        disk = here.folder / "storage-of-shop"
+        left = temporary_name(f"{attempt_directory(job.name, START - DAY, str(row.id), 1)}/01-source.tar/000002.zst")
+        other = temporary_name("shop/somebody-else/x")
+        for name in (left, other):
+            (disk / name).write_bytes(b"half a part")
+        assert (await cleanup(here).run()).directories == 1
+        assert [path.name for path in disk.iterdir() if path.is_file()] == [other]
 
     play(tmp_path, story)
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataguardian.storage.base import Storage
-from dataguardian.storage.local import TEMPORARY_PREFIX, LocalConfig, LocalStorage
+from dataguardian.storage.local import LocalConfig, LocalStorage
+from dataguardian.storage.temporary import TEMPORARY_PREFIX
 from tests.conftest import missing
 from tests.storage.conformance import Harness
 from tests.storage.peers import Peers

@@ -28,8 +28,10 @@ from dataguardian.domain.sizes import MIB
 from dataguardian.domain.urls import Url, parse_url
 from dataguardian.storage import direct
 from dataguardian.storage.base import PROBE_PREFIX, Storage
-from dataguardian.storage.local import STALE_SECONDS, TEMPORARY_PREFIX, LocalConfig, LocalStorage
+from dataguardian.storage.local import STALE_SECONDS, LocalConfig, LocalStorage
 from dataguardian.storage.registry import build_storage, storage_config
+from dataguardian.storage.retrying import wrap
+from dataguardian.storage.temporary import TEMPORARY_PREFIX, temporary_name
 from tests.conftest import require_tool
 from tests.storage.conformance import FULL_BYTES, in_parallel, listed
 from tests.storage.fixture_local import bound_by_permissions, small_disk
@@ -240,6 +242,16 @@ def test_what_a_killed_put_left_is_swept_a_day_later(storage: Storage, root: Pat
     assert listed(storage) == dict.fromkeys(others, 4)
     storage.put("a", b"x")
     assert tree(root) == sorted([fresh, *others, "a"])
+
+
+def test_what_killed_puts_of_one_backup_left_is_discarded_at_once(storage: Storage, root: Path) -> None:
+    """Whoever removes a failed attempt need not wait for a day, and harms no put of another backup."""
+    names = [temporary_name(path) for path in ("job/run/01-a/000001.zst", "job/run/SHA256SUMS", "job/other/x", "job")]
+    for name in names:
+        (root / name).write_bytes(b"half")
+    storage.put("job/run/x", b"x")
+    wrap(storage, limit_mbps=100).discard("job/run")
+    assert tree(root) == sorted([*names[2:], "job", "job/run", "job/run/x"])
 
 
 @pytest.mark.parametrize(

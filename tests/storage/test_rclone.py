@@ -32,8 +32,9 @@ from dataguardian.domain.sizes import MIB
 from dataguardian.domain.urls import parse_url
 from dataguardian.storage.rclone import ADAPTER, RcloneConfig, daemon
 from dataguardian.storage.rclone.daemon import RcloneError
-from dataguardian.storage.rclone.storage import TEMPORARY_PREFIX, _translation
+from dataguardian.storage.rclone.storage import _translation
 from dataguardian.storage.registry import build_storage, storage_config, storage_document
+from dataguardian.storage.temporary import TEMPORARY_PREFIX, temporary_name
 from tests.storage.conformance import listed, pattern
 from tests.storage.peers import shared
 from tests.storage.processes import program
@@ -327,6 +328,16 @@ def test_temporaries_are_hidden_and_swept(config: RcloneConfig) -> None:
     assert listed(storage) == {}
     storage.put("a/b", b"x")
     assert sorted(file.name for file in root.iterdir()) == sorted([young.name, "a"])
+
+
+def test_what_killed_puts_of_one_backup_left_is_discarded_at_once(config: RcloneConfig) -> None:
+    """Whoever removes a failed attempt need not wait for a day, and harms no put of another backup."""
+    root = Path(config.path)
+    left, other = temporary_name("job/run/01-a/000001.zst"), temporary_name("job/other/x")
+    for name in (f"{left}.12345678.partial", left, other):
+        (root / name).write_bytes(b"half")
+    build_storage(config).discard("job/run")
+    assert [file.name for file in root.iterdir()] == [other]
 
 
 def test_the_same_size_in_the_same_second_is_replaced(config: RcloneConfig) -> None:

@@ -28,7 +28,8 @@ from dataguardian.storage.base import Storage
 from dataguardian.storage.registry import STORAGES, build_storage, storage_config
 from dataguardian.storage.retrying import wrap
 from dataguardian.storage.ssh import SshConfig, link, remote
-from dataguardian.storage.ssh.remote import STALE_SECONDS, TEMPORARY_PREFIX
+from dataguardian.storage.ssh.remote import STALE_SECONDS
+from dataguardian.storage.temporary import TEMPORARY_PREFIX, temporary_name
 from tests.ssh.sshd import SshServer, remove, ssh_server
 from tests.storage.conformance import in_parallel, listed, pattern
 from tests.storage.fixture_ssh import SshHarness
@@ -141,6 +142,16 @@ def test_temporaries_are_hidden_and_swept(harness: SshHarness) -> None:
     assert sorted(path.name for path in harness.root.iterdir()) == sorted([young, other, "x"])
     with pytest.raises(UsageError, match="temporary"):
         storage.put(young, b"x")
+
+
+def test_what_killed_puts_of_one_backup_left_is_discarded_at_once(harness: SshHarness) -> None:
+    """Whoever removes a failed attempt need not wait for a day, and harms no put of another backup."""
+    left, other = temporary_name("job/run/01-a/000001.zst"), temporary_name("job/other/x")
+    for name in (left, other):
+        (harness.root / name).write_bytes(b"half")
+        harness.server.own(harness.root / name)
+    wrap(harness.open()).discard("job/run")
+    assert [path.name for path in harness.root.iterdir()] == [other]
 
 
 def test_a_name_that_is_too_long_is_wrong_usage(harness: SshHarness) -> None:

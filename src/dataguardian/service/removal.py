@@ -276,14 +276,18 @@ class Remover:
         return f"{note.path} was left by an attempt that failed, and yet holds a whole backup: look at it"
 
     async def _empty(self, storage_id: uuid.UUID | None, directory: str) -> int:
-        """Deletes the manifest and then everything else in a directory, in bounded steps; returns the bytes."""
+        """Deletes the manifest and then everything else of a directory, also what killed puts left that no list shows;
+        in bounded steps; returns the bytes.
+        """
         await self.step(storage_id, lambda storage: storage.delete(f"{directory}/{MANIFEST}"))
         total = 0
         while True:
             count, size_bytes = await self.step(storage_id, lambda storage: _delete_some(storage, directory))
             total += size_bytes
             if count == 0:
-                return total
+                break
+        await self.step(storage_id, lambda storage: storage.discard(directory))
+        return total
 
     async def _forget(self, note: AbandonedDirectory) -> None:
         async with self._context.db.write() as session:

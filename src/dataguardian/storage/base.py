@@ -113,6 +113,13 @@ class Storage(ABC):
     def delete(self, path: str) -> None:
         """Removes the object, and folders that it leaves empty; no error when it is absent."""
 
+    def discard(self, directory: str) -> None:  # noqa: B027 -- most storages have nothing to do
+        """Removes what killed puts of objects in a backup's `directory` left, and `list` does not show.
+
+        A put that lives yet loses its temporary file, fails with StorageTransientError and may be repeated. Storages
+        that take an object as a whole or not at all leave nothing.
+        """
+
     @abstractmethod
     def free_space(self) -> int | None:
         """Returns how many bytes may still be put, None when the storage cannot tell."""

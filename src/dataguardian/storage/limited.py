@@ -66,6 +66,9 @@ class LimitedStorage(Storage):
     def delete(self, path: str) -> None:
         self._storage.delete(path)
 
+    def discard(self, directory: str) -> None:
+        self._storage.discard(directory)
+
     def free_space(self) -> int | None:
         return self._storage.free_space()
 

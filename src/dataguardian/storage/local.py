@@ -2,7 +2,7 @@
 
 An object is a file below the root. A put writes a temporary file in the root itself, syncs it, moves it to its name and
 syncs the folders, so that an object is absent or whole whatever is killed when, and durable when `put` returns. A
-killed put leaves its temporary file; no method shows it, and a later put removes it once it is a day old.
+killed put leaves its temporary file; no method shows it. `discard` removes it, or a later put once it is a day old.
 
 Nothing below the root is reached through a symbolic link (the root itself may be one), and `lost+found` is not ours.
 Calls take as long as the kernel lets them: a hard-mounted network folder whose server is gone waits for it. A `delete`
@@ -14,8 +14,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -38,12 +36,11 @@ from dataguardian.storage import posix as files
 from dataguardian.storage.base import Data, Storage, StorageAdapter, StorageConfig, StoredObject, checked_path
 from dataguardian.storage.byhand import ByHand, quoted
 from dataguardian.storage.direct import DirectWriter
+from dataguardian.storage.temporary import TEMPORARY, TEMPORARY_PREFIX, is_temporary_of, temporary_name
 
-TEMPORARY_PREFIX = ".dataguardian-tmp-"
 STALE_SECONDS = 24 * 3600
 SWEEP_SECONDS = 3600
 
-_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{32}")
 _FOREIGN = "lost+found"
 _RACES = 1000
 """How often a put makes a folder again that deletes of other objects keep removing."""
@@ -110,7 +107,7 @@ class LocalStorage(Storage):
         segments = _segments(path)
         view = memoryview(data).cast("B")
         with self._translated(path), self._folder(()) as root, self._reserved(segments, view.nbytes):
-            temporary = TEMPORARY_PREFIX + secrets.token_hex(16)
+            temporary = temporary_name(path)
             try:
                 self._sweep(root, files.write(root, temporary, view, self._writer))
                 self._move(root, temporary, segments)
@@ -151,6 +148,13 @@ class LocalStorage(Storage):
             if self._quota is not None:
                 self._quota.give_back(size_bytes)
         self._prune(segments[:-1])
+
+    def discard(self, directory: str) -> None:
+        with self._translated(directory), self._folder(()) as root, os.scandir(root) as entries:
+            for entry in entries:
+                if is_temporary_of(entry.name, directory):
+                    with suppress(FileNotFoundError):
+                        os.unlink(entry.name, dir_fd=root)
 
     def free_space(self) -> int:
         with self._translated(), self._folder(()) as root:
@@ -269,7 +273,7 @@ class LocalStorage(Storage):
         self._swept_at = now
         with suppress(OSError), os.scandir(root) as entries:
             for entry in entries:
-                if _TEMPORARY.fullmatch(entry.name) and files.changed_before(entry, now - STALE_SECONDS):
+                if TEMPORARY.fullmatch(entry.name) and files.changed_before(entry, now - STALE_SECONDS):
                     os.unlink(entry.name, dir_fd=root)
 
     def _walk(self, top: Sequence[str]) -> Iterator[StoredObject]:
@@ -294,7 +298,7 @@ class LocalStorage(Storage):
         with self._translated(path), suppress(FileNotFoundError, NotADirectoryError):  # noqa: SIM117 -- one per line
             with self._folder(segments) as folder, os.scandir(folder) as entries:
                 for entry in entries:
-                    if not _TEMPORARY.fullmatch(entry.name) and (segments or entry.name != _FOREIGN):
+                    if not TEMPORARY.fullmatch(entry.name) and (segments or entry.name != _FOREIGN):
                         yield entry
 
     @contextmanager

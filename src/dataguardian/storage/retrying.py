@@ -73,6 +73,9 @@ class RetryingStorage(Storage):
     def delete(self, path: str) -> None:
         self._repeat(lambda: self._storage.delete(path))
 
+    def discard(self, directory: str) -> None:
+        self._repeat(lambda: self._storage.discard(directory))
+
     def free_space(self) -> int | None:
         return self._repeat(self._storage.free_space)
 

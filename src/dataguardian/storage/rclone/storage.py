@@ -29,11 +29,11 @@ from dataguardian.domain.sizes import MIB
 from dataguardian.settings import without_secrets
 from dataguardian.storage.base import Data, Storage, StoredObject, checked_path
 from dataguardian.storage.rclone.daemon import OLDEST, Daemon, RcloneError, Setup, find_program
+from dataguardian.storage.temporary import TEMPORARY_PREFIX, is_temporary_of, temporary_name
 
 if TYPE_CHECKING:
     from dataguardian.storage.rclone import RcloneConfig
 
-TEMPORARY_PREFIX = ".dataguardian-tmp-"
 STALE = timedelta(days=1)
 SWEEP_SECONDS = 3600.0
 BUFFERED_BYTES = 64 * MIB
@@ -97,7 +97,7 @@ class RcloneStorage(Storage):
             if not remote.shows_partial:
                 remote.upload(path, view)
                 return
-            temporary = TEMPORARY_PREFIX + secrets.token_hex(16)
+            temporary = temporary_name(path)
             try:
                 remote.require_root(self._address)
                 remote.upload(temporary, view)
@@ -148,6 +148,12 @@ class RcloneStorage(Storage):
                     raise
                 remote.require_root(self._address)
             remote.prune(path)
+
+    def discard(self, directory: str) -> None:
+        with self._translated("") as remote:
+            for entry in remote.list("", filesOnly=True) if remote.shows_partial else ():
+                if is_temporary_of(entry["Path"], directory):
+                    remote.delete(entry["Path"])
 
     def free_space(self) -> int | None:
         with self._translated("") as remote:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
-import secrets
 import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -28,12 +26,11 @@ from dataguardian.domain.errors import (
     StorageUnreachableError,
 )
 from dataguardian.storage.ssh.link import Session, quietly
+from dataguardian.storage.temporary import TEMPORARY, is_temporary_of, temporary_name
 
-TEMPORARY_PREFIX = ".dataguardian-tmp-"
 STALE_SECONDS = 24 * 3600
 SWEEP_SECONDS = 3600
 
-_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{32}")
 _FOREIGN = "lost+found"
 _RACES = 100
 """How often a put makes a folder again that deletes of other objects keep removing."""
@@ -72,7 +69,7 @@ class Remote:
         self._swept_at: float | None = None
 
     async def put(self, session: Session, path: Path, view: memoryview) -> None:
-        temporary = self._at((TEMPORARY_PREFIX + secrets.token_hex(16),))
+        temporary = self._at((temporary_name("/".join(path)),))
         try:
             await self._write(session, temporary, view)
             await self._move(session, temporary, path)
@@ -118,7 +115,7 @@ class Remote:
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
             await self.require_root(session)
             return []
-        return [entry for entry in found if not _TEMPORARY.fullmatch(entry.name) and (folder or entry.name != _FOREIGN)]
+        return [entry for entry in found if not TEMPORARY.fullmatch(entry.name) and (folder or entry.name != _FOREIGN)]
 
     async def is_folder(self, session: Session, folder: Path) -> bool:
         """Raises StorageDeniedError when a symbolic link lies on the way there."""
@@ -333,16 +330,23 @@ class Remote:
         await quietly(self._sweep_now(session))
 
     async def _sweep_now(self, session: Session) -> None:
-        temporaries = [entry for entry in await self._scan(session, self._root) if _TEMPORARY.fullmatch(entry.name)]
+        temporaries = [entry for entry in await self._scan(session, self._root) if TEMPORARY.fullmatch(entry.name)]
         if not temporaries:
             return
-        probe = self._at((TEMPORARY_PREFIX + secrets.token_hex(16),))
+        probe = self._at((temporary_name(""),))
         await self._write(session, probe, memoryview(b""))
         now = _entry("", await session.ask(session.client.lstat(probe))).changed_at
         await session.ask(session.client.remove(probe))
         for entry in temporaries:
             if entry.is_object and entry.changed_at < now - STALE_SECONDS:
                 await session.ask(session.client.remove(self._at((entry.name,))))
+
+    async def discard(self, session: Session, directory: str) -> None:
+        """Removes the temporaries of killed puts into one backup's directory."""
+        for entry in await self._scan(session, self._root):
+            if is_temporary_of(entry.name, directory):
+                with suppress(asyncssh.SFTPNoSuchFile):
+                    await session.ask(session.client.remove(self._at((entry.name,))))
 
     async def _scan(self, session: Session, name: str) -> list[Entry]:
         found = []

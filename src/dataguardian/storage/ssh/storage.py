@@ -24,7 +24,8 @@ from dataguardian.domain.errors import (
 )
 from dataguardian.storage.base import Data, Storage, StoredObject, checked_path
 from dataguardian.storage.ssh.link import Link, LostError, Session
-from dataguardian.storage.ssh.remote import TEMPORARY_PREFIX, Entry, Remote, shown
+from dataguardian.storage.ssh.remote import Entry, Remote, shown
+from dataguardian.storage.temporary import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from dataguardian.storage.ssh import SshConfig
@@ -70,6 +71,9 @@ class SshStorage(Storage):
     def delete(self, path: str) -> None:
         segments = _segments(path)
         self._call(segments, lambda session: self._remote.delete(session, segments))
+
+    def discard(self, directory: str) -> None:
+        self._call((), lambda session: self._remote.discard(session, directory))
 
     def free_space(self) -> int | None:
         return self._call((), self._remote.free_space)
