@@ -220,6 +220,31 @@ def test_a_pinned_backup_stays(service: Service) -> None:
     service.refused(5, "execution", "show", first["id"])
 
 
+def test_a_job_can_be_removed_with_everything_that_it_made(service: Service) -> None:
+    """The newest good backup goes only by force; the refusal says so, and then job and datasource can go."""
+    thing = service.prepared()
+    backup = service.backup(thing.name)
+    assert "executions: 1" in service.refused(1, "job", "remove", thing.name, "--yes")
+    assert "force" in service.refused(1, "execution", "remove", backup["id"], "--yes")
+    service.told("execution", "remove", backup["id"], "--force", "--yes")
+    assert not (thing.disk / backup["backup_path"]).exists()
+    service.told("job", "remove", thing.name, "--yes")
+    service.told("datasource", "remove", thing.name, "--yes")
+
+
+def test_times_are_taken_as_the_service_prints_them(service: Service) -> None:
+    """With an offset, in UTC without one, or a day; what is none is refused with an example."""
+    thing = service.prepared()
+    created_at = service.backup(thing.name)["created_at"]
+    listed = lambda *options: service.ok("execution", "list", "--job", thing.name, *options)["pagination"]["total"]  # noqa: E731
+    assert listed("--since", created_at) == 1
+    assert listed("--until", created_at) == 0
+    assert listed("--since", created_at[:10], "--until", "2999-01-01T00:00:00+02:00") == 1
+    assert listed("--since", "2999-01-01T00:00:00") == 0
+    assert service.ok("audit", "list", "--from", created_at[:10], "--limit", "1")["data"]
+    assert "2026-11-23" in service.refused(2, "execution", "list", "--since", "yesterday")
+
+
 def test_things_are_found_by_name_by_id_and_by_its_beginning(service: Service) -> None:
     """A name, a whole id and a unique beginning of one are the same thing; a near miss gets a suggestion."""
     thing = service.prepared()

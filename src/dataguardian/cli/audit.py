@@ -14,7 +14,7 @@ from dataguardian.cli import look, output
 from dataguardian.cli.client import Document, ServiceUrl, connect
 from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import group
-from dataguardian.cli.options import Json
+from dataguardian.cli.options import From, Json, Until
 from dataguardian.domain.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ SHOWN_CHANGES = 4
 
 audit = group("Who did what to which thing, from where.")
 
-Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, such as 2026-11-23T04:00:00Z.")]
 Anchors = Annotated[
     list[str] | None,
     typer.Option("--anchor", metavar="NUMBER:HASH", help="The hash of a line, as it was kept elsewhere. Repeatable."),
@@ -42,8 +41,8 @@ def list_(
     action: Annotated[str | None, typer.Option(metavar="ACTION", help="Only this, such as datasource.update.")] = None,
     entity_type: Annotated[str | None, typer.Option(metavar="TYPE", help="Only about such things.")] = None,
     entity_id: Annotated[str | None, typer.Option(metavar="ID", help="Only what was done to this.")] = None,
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Not before this time.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time, such as 2026-11-23T04:00Z.")] = None,
+    since: From = None,
+    to: Until = None,
     page: Annotated[int, typer.Option(min=1, help="Which page.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many on a page.")] = 20,
     url: ServiceUrl = None,

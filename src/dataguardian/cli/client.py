@@ -120,8 +120,8 @@ class Client:
     def put(self, path: str, body: Mapping[str, Any]) -> Document:
         return cast("Document", self._call("PUT", path, json=body))
 
-    def delete(self, path: str) -> None:
-        self._call("DELETE", path)
+    def delete(self, path: str, **query: object) -> None:
+        self._call("DELETE", path, params={key: value for key, value in query.items() if value is not None})
 
     def every(self, path: str, **query: object) -> Iterator[Document]:
         """Yields every row of a list, page by page."""

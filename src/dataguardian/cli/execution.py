@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from dataguardian.cli import look, output
 from dataguardian.cli.client import Client, Document, ServiceUrl, connect, exit_code_of
 from dataguardian.cli.credentials import TokenFile
 from dataguardian.cli.groups import Yes, ask, confirmed, group, interactive
-from dataguardian.cli.options import Json
+from dataguardian.cli.options import Json, Since, Until
 from dataguardian.cli.signals import stoppable
 from dataguardian.cli.things import (
     DATASOURCE,
@@ -41,7 +40,9 @@ _ACTIVE = {"queued", "running", "deleting"}
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for its end; the exit code tells the outcome.")]
-Moment = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="In UTC.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also the newest good one of its job, or one that is not as it should be.")
+]
 
 
 @execution.command("list")
@@ -51,8 +52,8 @@ def list_(
     datasource: Annotated[str | None, typer.Option(metavar="DATASOURCE", help="Only those of a datasource.")] = None,
     storage: Annotated[str | None, typer.Option(metavar="STORAGE", help="Only those in a storage location.")] = None,
     status: Annotated[str | None, typer.Option(metavar="STATUS", help="completed, failed, running, …")] = None,
-    since: Moment = None,
-    until: Moment = None,
+    since: Since = None,
+    until: Until = None,
     page: Annotated[int, typer.Option(min=1, help="Which page.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many on a page.")] = 20,
     url: ServiceUrl = None,
@@ -66,8 +67,8 @@ def list_(
             "datasource_id": named(client, DATASOURCE, datasource)["id"] if datasource else None,
             "storage_location_id": named(client, STORAGE, storage)["id"] if storage else None,
             "status": status,
-            "from_": _utc(since),
-            "to": _utc(until),
+            "from_": since,
+            "to": until,
         }
         found = client.get(EXECUTION.path, page=page, limit=limit, **filters)
         if json:
@@ -211,14 +212,20 @@ def unpin(execution_id: Id, *, url: ServiceUrl = None, token_file: TokenFile = N
 
 @execution.command()
 def remove(
-    execution_id: Id, *, yes: Yes = False, url: ServiceUrl = None, token_file: TokenFile = None, json: Json = False
+    execution_id: Id,
+    *,
+    force: Force = False,
+    yes: Yes = False,
+    url: ServiceUrl = None,
+    token_file: TokenFile = None,
+    json: Json = False,
 ) -> None:
     """Delete a backup: what lies in the storage, and its record."""
     with connect(url, token_file) as client:
         row = by_id(client, EXECUTION, execution_id)
         question = f"delete the {row['status']} backup of {look.moment(row['created_at'])}, {row['id']}?"
         confirmed(question, yes=yes)
-        client.delete(EXECUTION.of(row["id"]))
+        client.delete(EXECUTION.of(row["id"]), force=force or None)
     if json:
         output.show_json(row)
     else:
@@ -350,10 +357,6 @@ def _tell_started(started: Document, what: str, work_id: str, *, as_json: bool) 
         output.show_fields(f"the {what} is queued", {what: work_id, **follow})
 
 
-def _utc(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment.isoformat()}Z"
-
-
 def _show_list(client: Client, found: Document) -> None:
     rows, pagination = found["data"], found["pagination"]
     if not rows:
@@ -403,7 +406,7 @@ def _show(client: Client, row: Document) -> None:
         "job": jobs.get(row["job_id"] or ""),
         "datasource": sources.get(row["datasource_id"], row["datasource_id"]),
         "storage": storages.get(row["storage_location_id"] or ""),
-        "status": row["status"] + (", to be cancelled" if row["cancel_requested"] else ""),
+        "status": row["status"] + (", to be cancelled" if row["cancel_requested"] and row["status"] in _ACTIVE else ""),
         "trigger": row["trigger"],
         "created": look.moment(row["created_at"]),
         "started": look.moment(row["started_at"]),

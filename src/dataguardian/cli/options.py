@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dataguardian.cli import output
+from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +25,27 @@ PasswordFile = Annotated[
     typer.Option(
         metavar="FILE",
         help="Take the password from the first line of FILE. Else it is the address's or the environment's.",
+    ),
+]
+
+
+def _moment(text: str) -> str:
+    """Returns a time as the API takes it; without an offset it is in UTC, without an hour it is midnight."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return to_iso(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{text!a} is not a time", hint="write 2026-11-23, or 2026-11-23T04:00:00Z; in UTC unless it says otherwise"
+        ) from error
+
+
+Since = Annotated[str | None, typer.Option(metavar="TIME", parser=_moment, help="Not before this time, in UTC.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", parser=_moment, help="Before this time, in UTC.")]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="TIME", parser=_moment, help="Not before this time, such as 2026-11-23T04:00Z or 2026-11-23."
     ),
 ]
 
