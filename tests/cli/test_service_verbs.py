@@ -245,6 +245,19 @@ def test_times_are_taken_as_the_service_prints_them(service: Service) -> None:
     assert "2026-11-23" in service.refused(2, "execution", "list", "--since", "yesterday")
 
 
+def test_the_service_is_given_a_key_by_its_file(service: Service, tmp_path: Path) -> None:
+    """The line of docs/encryption.md, as it stands there: one file is a list of one, and is shown as a mask."""
+    key = tmp_path / "backup.key"
+    public = service.ok("key", "generate", str(key))["recipient"]
+    thing = service.prepared()
+    service.ok("job", "edit", thing.name, "--recipient", public)
+    backup = service.backup(thing.name)
+    changed = service.ok("setting", "edit", "decryption", "--config", f"identities=@{key}")
+    assert changed["value"]["identities"] == ["**********"]
+    assert service.ok("execution", "verify", backup["id"], "--deep", "--wait")["ok"] is True
+    service.ok("setting", "edit", "decryption", "--unset", "identities")
+
+
 def test_things_are_found_by_name_by_id_and_by_its_beginning(service: Service) -> None:
     """A name, a whole id and a unique beginning of one are the same thing; a near miss gets a suggestion."""
     thing = service.prepared()

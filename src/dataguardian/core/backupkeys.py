@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 MIN_PASSPHRASE_LENGTH = 10
 MAX_PASSPHRASE_LENGTH = 1024
@@ -14,6 +14,11 @@ MAX_IDENTITY_LENGTH = 64 * 1024
 Passphrase = Annotated[SecretStr, Field(min_length=MIN_PASSPHRASE_LENGTH, max_length=MAX_PASSPHRASE_LENGTH)]
 GivenPassphrase = Annotated[SecretStr, Field(min_length=1, max_length=MAX_PASSPHRASE_LENGTH)]
 IdentityText = Annotated[SecretStr, Field(min_length=1, max_length=MAX_IDENTITY_LENGTH)]
+
+
+def _listed(value: object) -> object:
+    """One text is a list of one: what somebody gives who has a single key file."""
+    return (value,) if isinstance(value, str) else value
 
 
 class EncryptionOptions(BaseModel):
@@ -58,8 +63,8 @@ class BackupKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    identities: Annotated[tuple[IdentityText, ...], Field(max_length=MAX_KEYS)] = ()
-    passphrases: Annotated[tuple[GivenPassphrase, ...], Field(max_length=MAX_KEYS)] = ()
+    identities: Annotated[tuple[IdentityText, ...], BeforeValidator(_listed), Field(max_length=MAX_KEYS)] = ()
+    passphrases: Annotated[tuple[GivenPassphrase, ...], BeforeValidator(_listed), Field(max_length=MAX_KEYS)] = ()
 
     @field_validator("identities")
     @classmethod

@@ -48,12 +48,13 @@ class SelfGuard:
         """Returns the backup that was started at once; None when all this was done at an earlier start.
 
         One transaction, so that a first start that is cut short is made again as a whole. What somebody deleted or
-        changed since then stays as they left it.
+        changed since then stays as they left it. The folder is made at each start: a catalogue that was restored into a
+        new home is to be backed up there.
         """
+        path = str(home.folder("backups"))
         async with self._context.db.read() as session:
             if await SettingRepository(session).value(SETTING) is not None:
                 return None
-        path = str(home.folder("backups"))
         try:
             async with self._context.db.write() as session:
                 row = await self._register(session, path)
