@@ -200,3 +200,40 @@ def test_whoever_starts_while_a_rotation_is_under_way_is_refused_or_has_the_righ
     found: dict[str, Any] = state(service)
     assert (found["key_id"], found["sealed"]) == (before["key_id"], before["sealed"])
     started(rotating)
+
+
+def test_a_kit_after_a_rotation_leads_to_a_backup_that_its_key_opens(
+    tmp_path: Path, services: Callable[..., Service]
+) -> None:
+    """Before the service has started again the kit says what it lacks; then the newest backup has the new key."""
+    service = services(Parts(tmp_path))
+    service.start()
+    service.post("/api/datasources", {**SOURCE, "name": "db"})
+    [own] = service.get("/api/backup-jobs")["data"]
+    service.settled()
+    service.ended(service.run(own))
+    end(service)
+    assert lacking(service, "one") == []
+    old = state(service)["key_id"]
+    assert run(service, "secrets", "rotate").returncode == 0
+    [gap] = lacking(service, "two")
+    assert old in gap
+    assert "dataguardian job run dataguardian --wait" in gap
+    service.start()
+    newest, *_ = service.settled()
+    assert (newest["job_id"], newest["status"]) == (own["id"], "completed")
+    assert len(service.executions()) == 3
+    end(service)
+    assert lacking(service, "three") == []
+    service.start()
+    assert len(service.settled()) == 3
+    end(service)
+
+
+def lacking(service: Service, name: str) -> list[str]:
+    """Takes a kit; returns which secret keys it says that it lacks."""
+    file = service.parts.folder / f"{name}.txt"
+    taken = run(service, "recovery-kit", "--plain", "--output", str(file))
+    assert taken.returncode == 0, taken.stderr
+    items = file.read_text().replace("\n  ", " ").splitlines()
+    return [line for line in items if line.startswith("* the secret key ")]

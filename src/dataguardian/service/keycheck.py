@@ -9,6 +9,7 @@ from typing import Any, Self
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.repositories.notifications import SettingRepository
+from dataguardian.domain.clock import to_iso
 from dataguardian.domain.errors import ConflictError, SecretUnreadableError
 from dataguardian.service.vault import Vault
 
@@ -22,7 +23,8 @@ class KeyRecord:
     """What the catalogue says about its key. `check` is a known text, sealed with it.
 
     `exposed_before` is when secrets were last found in clear and sealed: backups of the catalogue that are older hold
-    them in clear. `scrubbed` is False until the space that they took was overwritten. `walked` is True once all rows
+    them in clear. `since` is when this key took the place of `former_key_id`: what was backed up before opens with that
+    one only. `scrubbed` is False until the space that they took was overwritten. `walked` is True once all rows
     were looked at that a release may have written which sealed nothing.
     """
 
@@ -31,6 +33,8 @@ class KeyRecord:
     exposed_before: str | None = None
     scrubbed: bool = True
     walked: bool = False
+    former_key_id: str | None = None
+    since: str | None = None
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
@@ -44,8 +48,15 @@ class KeyRecord:
         except SecretUnreadableError:
             return False
 
-    def with_key(self, vault: Vault) -> KeyRecord:
-        return replace(self, key_id=vault.key_id, check=vault.seal(_CHECKED, purpose=SETTING))
+    def with_key(self, vault: Vault, now: datetime) -> KeyRecord:
+        record = replace(self, key_id=vault.key_id, check=vault.seal(_CHECKED, purpose=SETTING))
+        if self.key_id in ("", vault.key_id):
+            return record
+        return replace(record, former_key_id=self.key_id, since=to_iso(now))
+
+    def is_later_than(self, moment: datetime) -> bool:
+        """Whether a backup of the catalogue that began then holds secrets which this key does not open."""
+        return self.since is not None and moment < datetime.fromisoformat(self.since)
 
 
 async def find_record(session: AsyncSession) -> KeyRecord | None:

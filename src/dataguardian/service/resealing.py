@@ -97,7 +97,7 @@ async def change_key(session: AsyncSession, old: Vault, new: Vault, now: datetim
     changed. What `old` cannot open stays as it is.
     """
     record = await locked_record(session) or KeyRecord("", "")
-    await put_record(session, replace(record.with_key(new), scrubbed=False), now)
+    await put_record(session, replace(record.with_key(new, now), scrubbed=False), now)
     count = 0
     for repository in _REPOSITORIES:
         async for row in _rows(session, repository, locked=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from typing import Any
 
 import structlog
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dataguardian.db.models import BackupExecution
 from dataguardian.db.repositories.definitions import StorageRepository
-from dataguardian.db.repositories.executions import ExecutionRepository
+from dataguardian.db.repositories.executions import ExecutionRepository, JobRepository
 from dataguardian.db.repositories.notifications import SettingRepository
 from dataguardian.domain.errors import ConflictError, QueueUnavailableError
 from dataguardian.domain.states import Trigger
@@ -20,6 +21,7 @@ from dataguardian.service.context import Context
 from dataguardian.service.definitions import Datasources, Jobs, StorageLocations
 from dataguardian.service.executions import Executions, new_execution
 from dataguardian.service.home import Home
+from dataguardian.service.keycheck import find_record
 from dataguardian.service.secrets import revealed
 
 SETTING = "selfguard"
@@ -45,7 +47,8 @@ class SelfGuard:
         self._executions = executions
 
     async def register(self, home: Home) -> BackupExecution | None:
-        """Returns the backup that was started at once; None when all this was done at an earlier start.
+        """Returns the backup that was started at once; None when all this was done at an earlier start, and the secret
+        key is the same.
 
         One transaction, so that a first start that is cut short is made again as a whole. What somebody deleted or
         changed since then stays as they left it. The folder is made at each start: a catalogue that was restored into a
@@ -53,8 +56,9 @@ class SelfGuard:
         """
         path = str(home.folder("backups"))
         async with self._context.db.read() as session:
-            if await SettingRepository(session).value(SETTING) is not None:
-                return None
+            known = await SettingRepository(session).value(SETTING)
+        if known is not None:
+            return await self._renew(uuid.UUID(known["job_id"]))
         try:
             async with self._context.db.write() as session:
                 row = await self._register(session, path)
@@ -64,6 +68,22 @@ class SelfGuard:
         with contextlib.suppress(QueueUnavailableError):  # the reconciler finds it
             await self._executions.enqueue([row])
         return row
+
+    async def _renew(self, job_id: uuid.UUID) -> BackupExecution | None:
+        """Takes a backup at once when the newest one opens with a former secret key only: a recovery kit that is taken
+        now has the new key. Returns None when there is no need, or no way.
+        """
+        async with self._context.db.read() as session:
+            job = await JobRepository(session).find(job_id)
+            newest = await ExecutionRepository(session).newest_good(job_id)
+            key = await find_record(session)
+        if job is None or not job.enabled or newest is None or key is None:
+            return None
+        if not key.is_later_than(newest.started_at or newest.created_at):
+            return None
+        with contextlib.suppress(ConflictError, QueueUnavailableError):  # the job's schedule is left
+            return await self._executions.start(job_id)
+        return None
 
     async def _register(self, session: AsyncSession, path: str) -> BackupExecution:
         default = await StorageRepository(session).default()

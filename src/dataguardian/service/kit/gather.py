@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from dataguardian.engines.registry import engine_config, engine_document
 from dataguardian.service.acting import current_actor
 from dataguardian.service.context import Context
 from dataguardian.service.decryption import SETTING as DECRYPTION
+from dataguardian.service.keycheck import KeyRecord, find_record
 from dataguardian.service.keyring import KEY_FILE
 from dataguardian.service.kit.document import Kit, KitBackup, KitCatalogue, KitJob, KitStorage
 from dataguardian.service.kit.fingerprints import Fingerprints
@@ -79,6 +81,7 @@ class Rows:
     holders: Mapping[uuid.UUID, Sequence[uuid.UUID]]
     decryption: Mapping[str, Any]
     own_job: str | None
+    key: KeyRecord | None
 
 
 async def read_rows(session: AsyncSession) -> Rows:
@@ -93,6 +96,7 @@ async def read_rows(session: AsyncSession) -> Rows:
         holders={row.id: await targets.holders(row) for row in newest.values()},
         decryption=await settings.value(DECRYPTION) or {},
         own_job=(await settings.value(SELFGUARD) or {}).get("job_id"),
+        key=await find_record(session),
     )
 
 
@@ -313,12 +317,25 @@ class Gathering:
         if not held:
             self._gaps.append("no backup of DataGuardian's own catalogue is known: the service cannot be brought back")
             return
+        for job in own:
+            self._check_key(job)
         home = str(self._context.settings.home)
         apart = [row for row in self._rows.storages if self._names[row.id] in held and not _lies_in(row, home)]
         if not apart:
             self._gaps.append(
                 f"the backups of DataGuardian's own catalogue lie in its home ({home}) only, and are lost with this "
                 "machine: `dataguardian job edit dataguardian --storage NAME` sends them elsewhere"
+            )
+
+    def _check_key(self, job: KitJob) -> None:
+        """Says that the catalogue which this kit brings back would be one without secrets."""
+        key = self._rows.key
+        if job.backup is None or key is None or not key.is_later_than(job.backup.taken_at):
+            return
+        if key.former_key_id not in {known.id for known in self._vault.keys}:
+            self._gaps.append(
+                f"the secret key {key.former_key_id}, which opens the secrets in the newest backup of DataGuardian's "
+                f"own catalogue: run `dataguardian job run {shlex.quote(job.title)} --wait`, then take another kit"
             )
 
     def _catalogue(self) -> KitCatalogue | None:
