@@ -493,6 +493,16 @@ def test_target_with_content_needs_drop_existing(busy, target):
     assert os.listdir(target.parent) == ["target"]
 
 
+def test_what_a_killed_restore_left_is_named_by_the_next_one(busy, target):
+    """Not removed: after a swap it would be what the target held before. Another target's is nobody's business here."""
+    left = target.parent / f".{target.name}.dataguardian-0123456789ab"
+    left.mkdir()
+    (target.parent / ".other.dataguardian-0123456789ab").mkdir()
+    [warning] = restore(dump(busy)[0], target)
+    assert str(left) in warning
+    assert left.exists()
+
+
 def test_swap_where_the_system_cannot_exchange(busy, target, monkeypatch):
     """On file systems without an atomic exchange, two renames do, and go back when the second one fails."""
     monkeypatch.setattr(files_restore, "_exchange", files_restore._exchange_in_steps)

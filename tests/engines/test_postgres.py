@@ -473,6 +473,23 @@ def test_settings_of_every_role_are_told_to_stay_behind(fresh_postgres: Any) -> 
     ]
 
 
+def test_what_a_killed_restore_left_is_named(fresh_postgres: Any) -> None:
+    """By the next restore to that database, and by a backup of the server, which leaves nothing out that may be data.
+    What a restore makes for itself meanwhile is not told.
+    """
+    server = fresh_postgres(17)
+    for name in ("shop_dg_0123abcd", "shop_old_0123abcd", "other_dg_0123abcd", "dataguardian"):
+        server.database("CREATE TABLE t AS SELECT 1 AS x", name=name)
+    told = restore(server.url("shop"), dump(server.url("dataguardian"))).warnings
+    assert ["interrupted" in text for text in told] == [True, True]
+    assert ["'shop_dg_0123abcd'" in told[0], "'shop_old_0123abcd'" in told[1]] == [True, True]
+    streams = dump(server.url())
+    warned = [text for text in streams[0].warnings if "restore" in text]
+    assert len(warned) == 3
+    told = restore(server.url(), streams, drop_existing=True).warnings
+    assert len([text for text in told if "interrupted" in text]) == 2
+
+
 def test_one_unreadable_database_fails_the_cluster(fresh_postgres: Any) -> None:
     """A role that may not connect to one of the databases gets no backup that lacks it."""
     server = fresh_postgres(17)

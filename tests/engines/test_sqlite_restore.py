@@ -97,6 +97,20 @@ def test_an_existing_database_is_replaced_only_when_told(backup: Back, target: P
     assert what(target) == {"new"}
 
 
+def test_what_a_killed_restore_left_is_named_by_the_next_one(backup: Back, target: Path):
+    """Only people can tell that no restore is at it any more; another database's is nobody's business here."""
+    left, other = (target.with_name(f".{name}.dataguardian-0123456789ab") for name in (target.name, "other.db"))
+    for path in (left, other):
+        path.touch()
+    engine = engine_for(target)
+    engine.restore(iter([backup]), RestoreOptions())
+    assert what(target) == {"new"}
+    [warning] = engine.warnings
+    assert str(left) in warning
+    for path in (left, other):
+        path.unlink()  # both are still there
+
+
 def test_the_recorded_mode_and_owner_come_back(tmp_path: Path, target: Path):
     """Mode 0640 is 0640 again; as root also the owner; a file without a record is for its owner only."""
     source = build(tmp_path / "shop.db", NEW)

@@ -35,6 +35,7 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|Wrote only \d+ 
 _NOT_ALLOWED = re.compile(r"Operation not permitted|Permission denied")
 _INHERITED = ("system.posix_acl_default", "system.posix_acl_access")
 _MAX_NAME_BYTES = 255
+_MARK = ".dataguardian-"
 _MAX_COMPLAINTS = 10
 
 
@@ -75,10 +76,10 @@ def restore_archive(
 
     What `privileges` do not have is left out. Returns warnings.
     """
-    staging = _staging_path(target)
+    staging, left = _staging_path(target), _leftovers(target)
     try:
         _make_staging(staging)
-        warnings = _extract(tar, staging, chunks, privileges=privileges)
+        warnings = [*left, *_extract(tar, staging, chunks, privileges=privileges)]
         _sync(staging)
         before_swap()
         _swap(staging, target)
@@ -151,9 +152,26 @@ def _mounted(path: str) -> UsageError:
 
 
 def _staging_path(target: Target) -> str:
-    suffix = f".dataguardian-{os.urandom(6).hex()}"
-    name = os.fsencode("." + os.path.basename(target.path))[: _MAX_NAME_BYTES - len(suffix)]
-    return os.path.join(target.parent, os.fsdecode(name) + suffix)
+    return os.path.join(target.parent, _staging_name(target) + os.urandom(6).hex())
+
+
+def _staging_name(target: Target) -> str:
+    """Returns what the names of all folders begin with that restores into this target make beside it."""
+    name = os.fsencode("." + os.path.basename(target.path))[: _MAX_NAME_BYTES - len(_MARK) - 2 * 6]
+    return os.fsdecode(name) + _MARK
+
+
+def _leftovers(target: Target) -> list[str]:
+    """Names what restores left that were killed. Only people can tell what of it may go: after the swap it is what the
+    target held before.
+    """
+    beginning, names = _staging_name(target), list[str]()
+    with contextlib.suppress(OSError):  # a folder may be written to and not be listed
+        names = sorted(name for name in os.listdir(target.parent) if name.startswith(beginning))  # noqa: PTH208 -- see above
+    return [
+        f"an interrupted restore left {os.path.join(target.parent, name)!a}; remove it when no restore is running"
+        for name in names
+    ]
 
 
 def _make_staging(staging: str) -> None:

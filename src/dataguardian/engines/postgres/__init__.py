@@ -37,7 +37,7 @@ from dataguardian.engines.postgres.dump import TAIL_BYTES, DatabaseDump, Globals
 from dataguardian.engines.postgres.load import feed, without_data
 from dataguardian.engines.postgres.probe import LIMIT_SECONDS, probe
 from dataguardian.engines.postgres.properties import capture
-from dataguardian.engines.postgres.restore import Restoration, major_of
+from dataguardian.engines.postgres.restore import Restoration, left_by_restores, major_of
 from dataguardian.engines.postgres.selection import databases_of, select
 from dataguardian.engines.postgres.server import Server, scalar, version_text
 from dataguardian.engines.postgres.target import look_at
@@ -188,12 +188,17 @@ class PostgresEngine(Engine):
             passwords = scalar(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
             left_out = [row[0] for row in connection.execute(_LEFT_OUT)]
             for_every_role = [row[0] for row in connection.execute(_FOR_EVERY_ROLE)]
+            left = left_by_restores(connection)
         dump = GlobalsDump(database, tools, environment, passwords=passwords, metadata=self._versions(tools))
         dump.warnings += [f"database {name!r} admits no connections and is not in the backup" for name in left_out]
         if for_every_role:
             dump.warnings.append(
                 f"pg_dumpall leaves out what ALTER ROLE ALL has set: {', '.join(for_every_role)}; set it by hand again"
             )
+        dump.warnings += [
+            f"database {name!r} looks like one of a restore that was interrupted or has not ended, and is in the backup"
+            for name in left
+        ]
         return dump
 
     def _meet(self, connection: Connection) -> ToolSet:

@@ -124,6 +124,7 @@ class Restoration:
         beside = _Beside(target, _temporary_name(target.name, "dg"), _temporary_name(target.name, "old"))
         self._ready.append(beside)
         with self._connect() as connection:
+            self._name_leftovers(connection, target.name)
             properties.create_database(connection, beside.temporary, stream.metadata)
             properties.hasten(connection, beside.temporary)
         with self._connect(beside.temporary) as connection:
@@ -133,6 +134,15 @@ class Restoration:
         chunks = head.keep(stream.chunks()) if stream.metadata.get("settings") else stream.chunks()
         self._load(stream, beside.temporary, chunks, tools)
         self._give_properties(stream, beside, head, tools)
+
+    def _name_leftovers(self, connection: Connection, name: str) -> None:
+        ours = {self._helper, *(beside.temporary for beside in self._ready)}
+        beginnings = _beginning(name, "dg"), _beginning(name, "old")
+        self.warnings += [
+            f"an interrupted restore left the database {left!r}; drop it when no restore is running"
+            for left in left_by_restores(connection)
+            if left.startswith(beginnings) and left not in ours
+        ]
 
     def _give_properties(self, stream: RestoreStream, beside: _Beside, head: Head, tools: ToolSet) -> None:
         """Owner, privileges, settings; by way of a first connection to what was restored."""
@@ -286,9 +296,19 @@ def major_of(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest m
     return int(digits[0]) if digits else default
 
 
+def left_by_restores(connection: Connection) -> list[str]:
+    """Returns databases of restores that were killed, or that have not ended: their names cannot tell which."""
+    query = "SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '_(dg|old)_[0-9a-f]{8}$' ORDER BY datname"
+    return [str(row[0]) for row in connection.execute(query)]
+
+
 def _temporary_name(name: str, mark: str) -> str:
-    suffix = f"_{mark}_{os.urandom(4).hex()}"
-    return name.encode()[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+    return _beginning(name, mark) + os.urandom(4).hex()
+
+
+def _beginning(name: str, mark: str) -> str:
+    suffix = f"_{mark}_"
+    return name.encode()[: MAX_NAME_BYTES - len(suffix) - 2 * 4].decode(errors="ignore") + suffix
 
 
 def _rename(connection: Connection, name: str, new_name: str) -> None:

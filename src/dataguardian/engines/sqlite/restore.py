@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def restore(path: str, streams: Iterator[RestoreStream], options: RestoreOptions
     replaced.
     """
     target = os.path.realpath(path)
+    left = _left_beside(target)
     with _file_beside(target) as fresh:
         stream = next(streams, None)
         if stream is None or stream.kind != STREAM_KIND:
@@ -66,14 +67,30 @@ def restore(path: str, streams: Iterator[RestoreStream], options: RestoreOptions
             raise UsageError("a SQLite database is restored from one stream only", hint="choose one with --stream")
         _dress(fresh, stream.metadata)
         options.before_swap()
-        return _publish(fresh, target, options)
+        return [*left, *_publish(fresh, target, options)]
+
+
+def _left_beside(target: str) -> list[str]:
+    """Names what restores left that were killed."""
+    folder, beginning, names = Path(target).parent, _beside(target), list[str]()
+    with suppress(OSError):  # a folder may be written to and not be listed
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.startswith(beginning))
+    return [
+        f"an interrupted restore left {shown_path(str(folder / name))}; remove it when no restore is running"
+        for name in names
+    ]
+
+
+def _beside(target: str) -> str:
+    """Returns what the names of all files begin with that restores into this target make beside it."""
+    name = os.fsdecode(os.fsencode(Path(target).name)[:_NAME_BYTES])
+    return f".{name}.dataguardian-"
 
 
 @contextmanager
 def _file_beside(target: str) -> Iterator[str]:
     """Yields the path of a new empty file in the target's folder, and removes it unless it was renamed."""
-    name = os.fsdecode(os.fsencode(Path(target).name)[:_NAME_BYTES])
-    fresh = Path(target).with_name(f".{name}.dataguardian-{os.urandom(6).hex()}")
+    fresh = Path(target).with_name(_beside(target) + os.urandom(6).hex())
     try:
         with _disk_errors(target):
             os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
