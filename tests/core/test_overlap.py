@@ -11,14 +11,17 @@ from dataguardian.core.backup import run_backup
 from dataguardian.core.catalog import list_backups
 from dataguardian.core.overlap import path_within
 from dataguardian.core.restore import run_restore
+from dataguardian.core.strategies import back_up as back_up_to
+from dataguardian.core.targets import Target
 from dataguardian.core.verify import run_verify
 from dataguardian.domain.errors import UsageError
+from dataguardian.domain.states import Strategy
 from dataguardian.engines.base import RestoreOptions
 from dataguardian.engines.files import FilesConfig, FilesEngine
 from dataguardian.engines.files import validate as validate_files
 from dataguardian.storage.local import LocalConfig, LocalStorage
 from dataguardian.storage.retrying import wrap
-from tests.core.bytes_engine import plan
+from tests.core.bytes_engine import BytesEngine, BytesStream, plan
 
 
 @pytest.fixture
@@ -147,3 +150,27 @@ def test_a_restore_beside_the_backups(home: Path, tmp_path: Path) -> None:
 def test_path_within(tmp_path: Path, path: str, folder: str, expected: str | None) -> None:
     """Neither needs to exist."""
     assert path_within(str(tmp_path / path), str(tmp_path / folder)) == expected
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_one_folder_is_not_two_storages(tmp_path: Path, strategy: Strategy) -> None:
+    """Also by a link or a detour; a folder beside it, or inside of it, is another one."""
+    (tmp_path / "disk" / "inside").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+
+    def taken(*names: str) -> None:
+        targets = [Target(name, storage_at(tmp_path / name)) for name in names]
+        back_up_to(
+            plan(execution_id=names[1].replace("/", "")),
+            lambda: BytesEngine(BytesStream("one", b"1")),
+            targets,
+            strategy,
+        )
+
+    for twin in ("disk", "link", "other/../disk"):
+        with pytest.raises(UsageError, match="are the same folder"):
+            taken("disk", twin)
+    assert list(list_backups(storage_at(tmp_path / "disk")).backups) == []
+    taken("disk", "other")
+    taken("disk", "disk/inside")

@@ -226,6 +226,23 @@ def test_fallback_goes_to_the_second_and_says_so(play: Play) -> None:
     play(story)
 
 
+def test_what_was_passed_over_may_be_the_same_place(play: Play) -> None:
+    """The first location was away, and comes back as a link to the second: the cleanup leaves the backup alone."""
+
+    async def story(here: Stage) -> None:
+        job = await job_of(here, "second", storage_strategy="fallback")
+        break_storage(here, OWN)
+        row = await run(here, job)
+        assert await states(here, row) == ["unused", "stored"]
+        folder(here, OWN).unlink()
+        folder(here, OWN).symlink_to(folder(here, "second"))
+        report = await Cleanup(here.context, here.events).run()
+        assert is_good(here, "second", row)
+        assert "whether two storage locations are the same place" in str(report)
+
+    play(story)
+
+
 def test_restore_and_verification_find_the_good_copy(play: Play) -> None:
     """The first storage is destroyed: a restore comes from the second. Where one copy is damaged, a verification tells,
     the copy is behind, and a repair puts it right again.
@@ -357,6 +374,23 @@ def test_copies_are_imported_with_their_backup(play: Play) -> None:
             assert [path for path in folder(here, name).rglob("*") if path.is_file()] == []
 
     play(story)
+
+
+def test_one_place_under_two_names_is_refused(tmp_path: Path) -> None:
+    """By its address when the job is told, and by what it is when a backup is taken."""
+
+    async def story(here: Stage) -> None:
+        job = await job_of(here, "second")
+        [second] = job.backup_options["storage_targets"]
+        own = {"path": str(folder(here, OWN))}
+        await here.storages.update(uuid.UUID(second), {"config": own})
+        with pytest.raises(UsageError, match="second and storage of shop are the same place"):
+            await here.jobs.update(job.id, {"backup_options": {"storage_targets": [second]}})
+        row = await run(here, job)
+        assert row.status == "failed"
+        assert "are the same folder" in str(row.error_message)
+
+    play_embedded(tmp_path, story)
 
 
 def test_what_a_job_may_name(tmp_path: Path) -> None:

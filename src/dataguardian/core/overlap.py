@@ -1,11 +1,13 @@
 """Sources, targets and storages that are one: a folder must not be backed up into itself, nor a restore replace the
-storage that it reads from.
+storage that it reads from, nor one folder pass for two copies.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from itertools import combinations
 
 from dataguardian.domain import artifact
 from dataguardian.domain.errors import ObjectMissingError, UsageError
@@ -41,6 +43,17 @@ def refuse_self_restore(engine: Engine, storage: Storage) -> None:
             f"the target {_shown(target)} and the storage {_shown(root)} overlap: the restore would replace backups",
             hint="choose a target outside of the storage",
         )
+
+
+def refuse_twins(storages: Sequence[Storage]) -> None:
+    """Raises UsageError when two of the storages are one local folder, whatever their names."""
+    folders = [storage.local_path for storage in storages if storage.local_path is not None]
+    for one, other in combinations(folders, 2):
+        if path_within(one, other) == "":
+            raise UsageError(
+                f"the storages {_shown(one)} and {_shown(other)} are the same folder: there would be one copy, not two",
+                hint="give each a folder of its own, on another disk",
+            )
 
 
 def path_within(path: str, folder: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dataguardian.core.backup import BackupPlan, BackupResult, run_backup
 from dataguardian.core.backupkeys import EncryptionOptions
+from dataguardian.core.overlap import refuse_twins
 from dataguardian.core.progress import Report, silent
 from dataguardian.core.targets import DEFAULT_LAG_SECONDS, Target, TargetOutcome, Targets, none_took_it
 from dataguardian.domain.errors import CancelledError, DataGuardianError, StorageError
@@ -34,6 +35,7 @@ def back_up(
     encryption: EncryptionOptions | None = None,
 ) -> BackupResult:
     """Takes one backup to several targets, or to one; raises like `run_backup`. `tell` hears of every way round."""
+    refuse_twins([target.storage for target in targets if target.storage is not None])
     if strategy is Strategy.REPLICATE or len(targets) == 1:
         everywhere = Targets(targets, lag_seconds=lag_seconds)
         return run_backup(

@@ -38,6 +38,7 @@ from dataguardian.service.safekeeping import (
 from dataguardian.service.scheduling import next_run
 from dataguardian.service.secrets import keep_masked
 from dataguardian.service.streams import check_streams
+from dataguardian.service.targetcheck import check_targets
 from dataguardian.service.threads import in_thread
 from dataguardian.service.vault import Vault
 from dataguardian.storage.registry import build_storage, storage_document
@@ -209,7 +210,7 @@ class Jobs:
         )
         options = valid(BackupOptions, fields.get("backup_options") or {})
         row.backup_options = await sealed(session, options, self._context.vault, owner_of(row))
-        await check_targets(session, row.storage_location_id, row.backup_options)
+        await check_targets(session, row.storage_location_id, row.backup_options, self._context.vault)
         await check_streams(session, row.datasource_id, options.streams, self._context.vault)
         return await self._log.created(session, await _insert(JobRepository(session), row))
 
@@ -234,7 +235,8 @@ class Jobs:
                 changed["backup_options"] = await sealed(session, options, self._context.vault, owner_of(row))
             if "backup_options" in changed or "storage_location_id" in changed:
                 own = changed.get("storage_location_id", row.storage_location_id)
-                await check_targets(session, own, changed.get("backup_options", row.backup_options))
+                options_then = changed.get("backup_options", row.backup_options)
+                await check_targets(session, own, options_then, self._context.vault)
             if "backup_options" in changed or "datasource_id" in changed:
                 source = changed.get("datasource_id", row.datasource_id)
                 streams = changed.get("backup_options", row.backup_options).get("streams", ())
@@ -362,17 +364,6 @@ async def _check_parties(session: AsyncSession, fields: Mapping[str, Any]) -> No
         await DatasourceRepository(session).get(fields["datasource_id"])
     if fields.get("storage_location_id") is not None:
         await StorageRepository(session).get(fields["storage_location_id"])
-
-
-async def check_targets(session: AsyncSession, own: uuid.UUID | None, options: Mapping[str, Any]) -> None:
-    """Raises NotFoundError for a further storage location that is not there, UsageError when it is the job's own."""
-    for target in options.get("storage_targets", ()):
-        row = await StorageRepository(session).locked(uuid.UUID(str(target)))
-        if row.id == own:
-            raise UsageError(
-                f"not valid: storage_targets: {row.name} is the job's own storage location",
-                hint="storage_targets are those beside it",
-            )
 
 
 async def _insert(repository: Repository[R], row: R) -> R:

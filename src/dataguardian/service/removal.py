@@ -222,7 +222,7 @@ class Remover:
         """Removes what an attempt left that ended badly; raises StorageError.
 
         A directory that holds a valid manifest is a backup: it goes only when another attempt of the same execution
-        became the backup.
+        became the backup, under another path.
         """
         if str(note.execution_id) not in note.path:
             return Outcome(Removed.REPORTED, reason=f"{note.path} does not bear the name of its execution")
@@ -232,8 +232,10 @@ class Remover:
         if named:
             await self._forget(note)
             return Outcome(Removed.HELD, reason="it is a backup")
-        won_elsewhere = row is not None and row.status in (*HOLDS_A_BACKUP, ExecutionStatus.DELETING)
-        wrong = None if won_elsewhere or unchecked else await self._whole(note)
+        another_won = row is not None and row.status in (*HOLDS_A_BACKUP, ExecutionStatus.DELETING)
+        # The winner's own folder, in a place that was passed over: a whole backup there is the winner itself.
+        another_won = another_won and row is not None and row.backup_path != note.path
+        wrong = None if another_won or unchecked else await self._whole(note)
         if wrong:
             return Outcome(Removed.REPORTED, reason=wrong)
         size_bytes = await self._empty(note.storage_location_id, note.path)
@@ -273,7 +275,10 @@ class Remover:
             return None
         except IntegrityError as error:
             return f"{note.path} was left by an attempt that failed, and has a manifest: {error.message}"
-        return f"{note.path} was left by an attempt that failed, and yet holds a whole backup: look at it"
+        return (
+            f"{note.path} was left by an attempt that failed, and yet holds a whole backup: look at it, and whether two"
+            " storage locations are the same place"
+        )
 
     async def _empty(self, storage_id: uuid.UUID | None, directory: str) -> int:
         """Deletes the manifest and then everything else of a directory, also what killed puts left that no list shows;
