@@ -33,7 +33,7 @@ START_SECONDS = 60.0
 
 
 class MongoServer:
-    """A running server. `url()` names its databases; `stop()` ends it by its process id."""
+    """A running server. `url()` names its databases; `kill()` ends it by its process id."""
 
     def __init__(
         self, *, auth: bool = False, options: tuple[str, ...] = (), client: dict[str, Any] | None = None
@@ -47,7 +47,8 @@ class MongoServer:
         self.start()
         if auth:
             self.client.admin.command("createUser", USER, pwd=PASSWORD, roles=["root"])
-            self.stop()
+            self.client.admin.command("fsync")  # and no SIGTERM: now and then it waits for itself for ever then
+            self.kill()
             self.auth = True
             self.start()
 
@@ -59,11 +60,12 @@ class MongoServer:
         self.client = self.connect()
         self._wait_until_ready()
 
-    def stop(self) -> None:
-        self._end(self._process.terminate if self._process else None)
-
     def kill(self) -> None:
-        self._end(self._process.kill if self._process else None)
+        if self._process is not None:
+            self.client.close()
+            self._process.kill()
+            self._process.wait(30)
+            self._process = None
 
     def close(self) -> None:
         self.kill()
@@ -87,13 +89,6 @@ class MongoServer:
     def name(self) -> str:
         """Returns the name of a database that no other test has."""
         return f"db{os.getpid()}_{next(self._numbers)}"
-
-    def _end(self, end: Any) -> None:
-        if self._process is not None:
-            self.client.close()
-            end()
-            self._process.wait(30)
-            self._process = None
 
     def _wait_until_ready(self) -> None:
         limit = time.monotonic() + START_SECONDS
