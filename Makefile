@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # Many tests wait for leases and time limits: more processes than cores.
-JOBS ?= 3
+JOBS ?= 4
 DATAGUARDIAN_HOME ?= $(CURDIR)/.dataguardian
 export DATAGUARDIAN_HOME
 
