@@ -60,6 +60,7 @@ class Restoration:
     _ready: list[_Beside] = field(default_factory=list)
     _globals: Globals | None = None
     _helper: str | None = None
+    _maintenance: str | None = None
 
     def run(self, streams: Iterator[RestoreStream]) -> None:
         try:
@@ -76,8 +77,11 @@ class Restoration:
 
     @property
     def _work_database(self) -> str:
+        if self._helper is not None:
+            return self._helper
         avoid = frozenset({self.database} if self.database else ())
-        return self._helper or self.server.maintenance_database(avoid)
+        self._maintenance = self._maintenance or self.server.maintenance_database(avoid)
+        return self._maintenance
 
     def _connect(self, database: str | None = None) -> contextlib.AbstractContextManager[Connection]:
         return self.server.connect(database or self._work_database, error=RestoreFailedError)
