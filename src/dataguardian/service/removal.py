@@ -232,9 +232,9 @@ class Remover:
         if named:
             await self._forget(note)
             return Outcome(Removed.HELD, reason="it is a backup")
-        another_won = row is not None and row.status in (*HOLDS_A_BACKUP, ExecutionStatus.DELETING)
-        # The winner's own folder, in a place that was passed over: a whole backup there is the winner itself.
-        another_won = another_won and row is not None and row.backup_path != note.path
+        # Under the winner's own path, in a place that was passed over, a whole backup is the winner itself.
+        won = (*HOLDS_A_BACKUP, ExecutionStatus.DELETING)
+        another_won = row is not None and row.status in won and row.backup_path != note.path
         wrong = None if another_won or unchecked else await self._whole(note)
         if wrong:
             return Outcome(Removed.REPORTED, reason=wrong)
