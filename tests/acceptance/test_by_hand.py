@@ -84,6 +84,25 @@ def test_a_sqlite_database(program: Program, tmp_path: Path, compression: str) -
     assert sqlite_dump(folder / "restored.db") == sqlite_dump(source)
 
 
+def test_the_running_hashes(program: Program, tmp_path: Path) -> None:
+    """What each line of parts.jsonl says of the bytes so far is what cat, zstd and sha256sum say; the last, the whole."""
+    require_tool("zstd")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "noise").write_bytes(os.urandom(150_000))
+    backup = program.backup(f"files://{source}", "--part-size", "64KiB")["backup"]
+    folder = Path(unquote(backup.removeprefix("file://")))
+    lines = [json.loads(line) for line in (folder / "parts.jsonl").read_text().splitlines()]
+    assert len(lines) > 2
+    for count, line in enumerate(lines, start=1):
+        script = 'cat "$@" | zstd -dc | sha256sum'
+        so_far = [entry["path"] for entry in lines[:count]]
+        done = subprocess.run(["bash", "-c", script, "bash", *so_far], cwd=folder, capture_output=True, check=True)
+        assert done.stdout.split()[0].decode() == line["running_sha256"]
+    (stream,) = json.loads((folder / "manifest.json").read_bytes())["streams"]
+    assert stream["sha256"] == lines[-1]["running_sha256"]
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_tree(program: Program, tmp_path: Path, compression: str) -> None:
     """Stock tar gives back every name, mode, owner, time, link, hole and attribute."""

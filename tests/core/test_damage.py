@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -304,8 +305,14 @@ def test_a_newer_format_is_called_that(kept: Kept, honest: bool) -> None:
 
 def test_parts_forged_with_every_record_but_the_parts(kept: Kept) -> None:
     """Manifest, parts.jsonl and sums forged to agree with each other about a part that holds something else."""
-    lines = [json.loads(line) for line in (kept.folder / artifact.PARTS).read_text().splitlines()]
+    lines = lines_of(kept)
     lines[1]["stored_sha256"] = "ab" * 32
+    forge(kept, lines)
+    assert_harmed(kept)
+
+
+def forge(kept: Kept, lines: list[dict[str, Any]], **stream: object) -> None:
+    """Writes all records anew, so that they agree about these parts; `stream` is what changes of the first stream."""
     records = "".join(json.dumps(line) + "\n" for line in lines).encode()
     sums = "".join(f"{line['stored_sha256']}  {line['path']}\n" for line in lines)
     sums += f"{hashlib.sha256(records).hexdigest()}  {artifact.PARTS}\n"
@@ -315,8 +322,59 @@ def test_parts_forged_with_every_record_but_the_parts(kept: Kept) -> None:
         "parts_sha256": hashlib.sha256(records).hexdigest(),
         "checksum": hashlib.sha256(sums.encode()).hexdigest(),
     }
-    edit(kept, lambda document: document.update(hashes), honest=True)
-    assert_harmed(kept)
+
+    def change(document: dict[str, Any]) -> None:
+        document.update(hashes)
+        document["streams"][0].update(stream)
+
+    edit(kept, change, honest=True)
+
+
+def lines_of(kept: Kept) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (kept.folder / artifact.PARTS).read_text().splitlines()]
+
+
+def test_good_parts_in_another_order(kept: Kept) -> None:
+    """Two whole parts of one size have changed places in every record: only the hash of raw bytes so far tells."""
+    lines = lines_of(kept)
+    for member in ("path", "stored_size_bytes", "stored_sha256"):
+        lines[0][member], lines[1][member] = lines[1][member], lines[0][member]
+    stored = b"".join((kept.folder / line["path"]).read_bytes() for line in lines[:3])
+    forge(kept, lines, stored_sha256=hashlib.sha256(stored).hexdigest())
+    assert run_verify(kept.storage, kept.directory).ok
+    (error,) = run_verify(kept.storage, kept.directory, validate=validate).errors
+    assert f"{lines[0]['path']} does not decompress to the bytes that were read" in error
+    back = BytesEngine()
+    with pytest.raises(IntegrityError, match="does not decompress to the bytes"):
+        run_restore(kept.storage, kept.directory, back, "bytes")
+    assert back.restored == []
+
+
+def make_early(kept: Kept) -> None:
+    """Turns a backup into one as they were before the first release: a hash of each part's own raw bytes."""
+    lines = lines_of(kept)
+    for line in lines:
+        raw = zstandard.decompress((kept.folder / line["path"]).read_bytes())
+        del line["running_sha256"]
+        line["sha256"] = hashlib.sha256(raw).hexdigest()
+    forge(kept, lines)
+
+
+def test_an_early_backup_is_read(kept: Kept) -> None:
+    """Verified at both levels and restored; a part that holds something else is found although all else was forged."""
+    make_early(kept)
+    assert run_verify(kept.storage, kept.directory).ok
+    assert run_verify(kept.storage, kept.directory, validate=validate).ok
+    back = BytesEngine()
+    run_restore(kept.storage, kept.directory, back, "bytes")
+    assert back.restored == STREAMS
+    lines = lines_of(kept)
+    lines[1]["sha256"] = "ab" * 32
+    forge(kept, lines)
+    back = BytesEngine()
+    with pytest.raises(IntegrityError, match="does not decompress to the bytes"):
+        run_restore(kept.storage, kept.directory, back, "bytes")
+    assert back.restored == []
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

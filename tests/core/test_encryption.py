@@ -105,7 +105,7 @@ def test_nothing_of_the_content_lies_in_clear(storage: LocalStorage, root: Path)
     source = engine()
     result = encrypted(storage, source, include=(SENTINEL,), name="job")
     telling = [SENTINEL.encode(), *(hashlib.sha256(stream.data).hexdigest().encode() for stream in source.streams)]
-    telling += [str(part.sha256).encode() for part in result.parts] + [b"words words"]
+    telling += [str(part.running_sha256).encode() for part in result.parts] + [b"words words"]
     held = {path.relative_to(root / result.directory): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     for path, data in held.items():
         assert not any(secret in data for secret in telling), path
@@ -142,7 +142,8 @@ def test_a_backup_in_clear_is_what_it_was(storage: LocalStorage, root: Path) -> 
     assert document["format"] == 1
     assert "encryption" not in document
     line = json.loads((folder / "parts.jsonl").read_text().splitlines()[0])
-    assert list(line) == ["path", "stream", "offset", "size_bytes", "stored_size_bytes", "sha256", "stored_sha256"]
+    members = ["path", "stream", "offset", "size_bytes", "stored_size_bytes", "running_sha256", "stored_sha256"]
+    assert list(line) == members
 
 
 @pytest.mark.parametrize(("keys", "error"), [(NO_KEYS, KeyNeededError), (WRONG, WrongKeyError)], ids=["none", "wrong"])
@@ -261,13 +262,33 @@ def test_a_bomb_does_not_go_off(storage: LocalStorage, root: Path) -> None:
     assert outcome.ok is False
 
 
+def test_an_early_sealed_record_is_read(storage: LocalStorage, root: Path) -> None:
+    """Before the first release it held a hash of each part's own raw bytes; it still opens, and still proves them."""
+    source = engine()
+    result = encrypted(storage, source)
+    document = json.loads(encode_sealed(result.manifest, result.parts))
+    for stream, content in zip(document["streams"], source.streams, strict=True):
+        del stream["running"]
+        own = [content.data[at : at + PART] for at in range(0, len(content.data), PART)]
+        stream["parts"] = [hashlib.sha256(raw).hexdigest() for raw in own]
+    text = json.dumps(document).encode()
+    resealed(root, result, {"sealed.json.age": bytes(encrypt(text, [IDENTITY.recipient()]))})
+    assert run_verify(storage, result.directory, validate=validate, keys=KEYS).ok is True
+    run_restore(storage, result.directory, source, "bytes", keys=KEYS)
+    assert source.restored == [(stream.name, stream.data) for stream in source.streams]
+    text = text.replace(document["streams"][0]["parts"][1].encode(), b"ab" * 32)
+    resealed(root, result, {"sealed.json.age": bytes(encrypt(text, [IDENTITY.recipient()]))})
+    with pytest.raises(DamagedPartError, match="does not decompress to the bytes"):
+        run_restore(storage, result.directory, BytesEngine(), "bytes", keys=KEYS)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda record: record.streams.pop(),
         lambda record: record.streams.append(record.streams[0]),
-        lambda record: record.streams[0].parts.pop(),
-        lambda record: record.streams[0].parts.append("0" * 64),
+        lambda record: record.streams[0].running.pop(),
+        lambda record: record.streams[0].running.append("0" * 64),
     ],
     ids=["a stream less", "a stream twice", "a part less", "a part more"],
 )

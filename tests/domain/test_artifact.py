@@ -39,7 +39,7 @@ def parts_of(directory: str, sizes: list[int]) -> list[PartRecord]:
             offset=sum(sizes[: number - 1]),
             size_bytes=size_bytes,
             stored_size_bytes=size_bytes + 9,
-            sha256=digest(f"raw {directory} {number}"),
+            running_sha256=digest(f"raw {directory} to {number}"),
             stored_sha256=digest(f"stored {directory} {number}"),
         )
         for number, size_bytes in enumerate(sizes, 1)
@@ -54,7 +54,7 @@ def stream_of(parts: list[PartRecord], directory: str) -> StreamRecord:
         parts=len(parts),
         size_bytes=sum(part.size_bytes for part in parts),
         stored_size_bytes=sum(part.stored_size_bytes for part in parts),
-        sha256=digest("raw"),
+        sha256=parts[-1].running_sha256 if parts else digest(""),
         stored_sha256=digest("stored"),
     )
 
@@ -247,8 +247,16 @@ def test_parts_that_do_not_fit_the_manifest_are_refused(sizes: list[int], data: 
         {"stored_size_bytes": part.stored_size_bytes + 1},
         {"stream": "02-b.tar"},
         {"path": "02-b.tar/000001.zst"},
+        {"running_sha256": None},
+        {"sha256": digest("a second hash of raw bytes")},
     ):
         refuses([*parts[:index], part.model_copy(update=changes), *parts[index + 1 :]], manifest)
+
+
+def test_the_last_part_has_the_hash_of_its_stream() -> None:
+    """Parts that end a stream with another hash than the manifest's belong to another stream."""
+    parts = parts_of("01-a.tar", [3, 4])
+    refuses([parts[0], parts[1].model_copy(update={"running_sha256": digest("else")})], manifest_of(parts))
 
 
 def test_every_flipped_bit_of_the_parts_is_found() -> None:

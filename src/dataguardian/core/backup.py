@@ -29,7 +29,7 @@ from dataguardian.engines.base import DumpOptions, DumpStream, Engine, refuse_st
 from dataguardian.interruption import undoing
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
-from dataguardian.streams.sealing import InOrderHash, pack
+from dataguardian.streams.sealing import InOrderHash, RunningHash
 from dataguardian.streams.split import BufferPool, fill, give_back_big_blocks, plan_lanes
 
 if TYPE_CHECKING:
@@ -153,21 +153,25 @@ def _sealer(encryption: EncryptionOptions | None) -> Sealer | None:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Raw bytes on their way: the first `size_bytes` of `buffer`, at `offset` of their stream; `number` is from 0."""
+    """Raw bytes on their way: the first `size_bytes` of `buffer`, at `offset` of their stream; `number` is from 0.
+
+    `running_sha256` is of the stream to their end.
+    """
 
     stream: str
     number: int
     offset: int
     buffer: mmap
     size_bytes: int
+    running_sha256: str
 
 
 @dataclass
 class _Conveyor:
     """Carries streams to the targets, part by part, several at once, and keeps the records in order.
 
-    This thread reads; a few others compress, hash and store. Parts that are not yet stored are bounded by `lanes`, and
-    so is the memory. A failure anywhere surfaces in this thread at the next part.
+    This thread reads and hashes what it read; a few others compress, hash and store. Parts that are not yet stored are
+    bounded by `lanes`, and so is the memory. A failure anywhere surfaces in this thread at the next part.
     """
 
     plan: BackupPlan
@@ -196,7 +200,7 @@ class _Conveyor:
     def carry(self, number: int, stream: DumpStream) -> None:
         """Reads one stream to its end, has the engine confirm it, and records it."""
         directory = artifact.stream_directory(number, stream.name, stream.kind)
-        raw_hash, stored_hash = hashlib.sha256(), InOrderHash()
+        raw_hash, stored_hash = RunningHash(), InOrderHash()
         waiting: deque[Future[PartRecord]] = deque()
         first, offset, ended = len(self.parts), 0, False
 
@@ -220,7 +224,8 @@ class _Conveyor:
             if size_bytes == 0 and offset > 0:  # the stream ended with the part before; an empty one has one empty part
                 self._pool.release(buffer)
                 break
-            piece = _Piece(directory, len(self.parts) - first + len(waiting), offset, buffer, size_bytes)
+            number_in_stream = len(self.parts) - first + len(waiting)
+            piece = _Piece(directory, number_in_stream, offset, buffer, size_bytes, raw_hash.hexdigest())
             waiting.append(self._threads.submit(self._store, self._path(piece), piece, stored_hash))
             offset += size_bytes
         stream.finish()
@@ -242,9 +247,9 @@ class _Conveyor:
         )
 
     def _store(self, path: str, piece: _Piece, stored_hash: InOrderHash) -> PartRecord:
-        """Runs in a thread: packs one part, frees its buffer, seals and puts it, and looks at what arrived."""
+        """Runs in a thread: compresses one part, frees its buffer, seals and puts it, and looks at what arrived."""
         try:
-            data, sha256 = self._packed(piece)
+            data = self._compressed(piece)
             if self.sealer is not None:
                 data = self.sealer.seal(data)
         except BaseException:
@@ -259,17 +264,16 @@ class _Conveyor:
             offset=piece.offset,
             size_bytes=piece.size_bytes,
             stored_size_bytes=len(data),
-            sha256=sha256,
+            running_sha256=piece.running_sha256,
             stored_sha256=stored_sha256,
         )
 
-    def _packed(self, piece: _Piece) -> tuple[bytes | bytearray | memoryview, str]:
+    def _compressed(self, piece: _Piece) -> bytes | bytearray | memoryview:
         try:
             with memoryview(piece.buffer)[: piece.size_bytes] as raw:
-                packed = pack(raw, self.codec)
+                return self.codec.compress(raw)
         finally:
             self._pool.release(piece.buffer)
-        return packed.data, packed.sha256
 
     def _path(self, piece: _Piece) -> str:
         if piece.number >= artifact.MAX_PARTS:

@@ -92,12 +92,13 @@ def _single(keys: BackupKeys, *, has_passphrase: bool) -> list[tuple[str, Backup
 
 
 def _read_one(storages: Sequence[Storage], unlocked: Unlocked) -> PartRecord:
-    """Decrypts and expands the smallest part that holds something; both its hashes are checked."""
+    """Decrypts and expands the smallest first part of a stream that holds something; both its hashes are checked."""
     backup: Backup = unlocked.backup
-    parts = [part for part in backup.parts if part.size_bytes] or backup.parts
-    part = min(parts, key=lambda part: part.stored_size_bytes)
+    firsts = [part for part in backup.parts if part.offset == 0]
+    part = min(firsts, key=lambda part: (part.size_bytes == 0, part.stored_size_bytes))
     first, *others = storages
     codec, size_bytes = codec_for(backup.manifest.compression), backup.manifest.part_size_bytes
     with PartReader(first, backup.directory, codec, size_bytes, others=others, opener=unlocked.opener) as reader:
-        reader.raw(part)
+        for _, raw in reader.raw_in_order([part]):
+            raw()
     return part

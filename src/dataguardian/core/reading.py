@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Self, TypeVar
 
@@ -15,7 +16,7 @@ from dataguardian.domain.artifact import PartRecord
 from dataguardian.domain.errors import DamagedPartError, IntegrityError, ObjectMissingError, StorageError
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec
-from dataguardian.streams.sealing import Opener, check_stored, unseal
+from dataguardian.streams.sealing import Opener, RunningHash, check_stored, unseal
 from dataguardian.streams.split import give_back_big_blocks, plan_lanes
 
 T = TypeVar("T")
@@ -57,9 +58,13 @@ class PartReader:
         """Returns a part's stored bytes after their hash was checked; raises DamagedPartError."""
         return self._from_any(part, self._stored)
 
-    def raw(self, part: PartRecord) -> bytes:
-        """Returns a part's raw bytes after both hashes were checked; raises DamagedPartError."""
-        return self._from_any(part, self._raw)
+    def raw_in_order(self, parts: Iterable[PartRecord]) -> Iterator[tuple[PartRecord, Callable[[], bytes]]]:
+        """Yields the parts of one stream, from its first one on, each with a call that returns its raw bytes after both
+        hashes were checked, or raises DamagedPartError. Every call is to be made, and in order.
+        """
+        so_far = RunningHash()
+        for part, expanded in self.in_order(self._expanded, parts):
+            yield part, partial(_checked, so_far, part, expanded)
 
     def in_order(
         self, work: Callable[[PartRecord], T], parts: Iterable[PartRecord]
@@ -85,7 +90,10 @@ class PartReader:
         check_stored(data, part)
         return data
 
-    def _raw(self, storage: Storage, part: PartRecord) -> bytes:
+    def _expanded(self, part: PartRecord) -> bytes:
+        return self._from_any(part, self._unsealed)
+
+    def _unsealed(self, storage: Storage, part: PartRecord) -> bytes:
         return unseal(self._fetch(storage, part), part, self._codec, self._opener)
 
     def _from_any(self, part: PartRecord, read: Callable[[Storage, PartRecord], bytes]) -> bytes:
@@ -111,3 +119,7 @@ class PartReader:
             return storage.get(f"{self._directory}/{part.path}", part.stored_size_bytes)
         except ObjectMissingError as error:
             raise DamagedPartError(f"{part.path} is missing", path=part.path) from error
+
+
+def _checked(so_far: RunningHash, part: PartRecord, expanded: Callable[[], bytes]) -> bytes:
+    return so_far.checked(expanded(), part)

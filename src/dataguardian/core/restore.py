@@ -125,7 +125,7 @@ class _Source:
 
     def chunks(self) -> Iterator[bytes]:
         parts = self.backup.parts_of(self.stream.directory)
-        for count, (part, result) in enumerate(self.reader.in_order(self.reader.raw, parts), start=1):
+        for count, (part, result) in enumerate(self.reader.raw_in_order(parts), start=1):
             yield result()
             self.report(
                 Progress(

@@ -191,15 +191,11 @@ class _Check:
                 self.outcome.errors.append(f"{stream.directory}: {error.message}")
 
     def _raw_chunks(self, stream: StreamRecord) -> Iterator[bytes]:
-        whole = hashlib.sha256()
-        for part, result in self.reader.in_order(self.reader.raw, self.backup.parts_of(stream.directory)):
+        for part, result in self.reader.raw_in_order(self.backup.parts_of(stream.directory)):
             raw = result()
-            whole.update(raw)
             self.outcome.parts += 1
             self._tell(stream, part)
             yield raw
-        if whole.hexdigest() != stream.sha256:
-            raise IntegrityError("it does not expand to the bytes that were read")
 
     def _tell(self, stream: StreamRecord, part: PartRecord) -> None:
         self.report(

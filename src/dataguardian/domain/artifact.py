@@ -66,8 +66,16 @@ class PartRecord(Record):
     offset: Annotated[int, Field(ge=0, lt=2**63, description="of the first raw byte within the stream")]
     size_bytes: Annotated[int, Field(ge=0, le=MAX_PART_SIZE_BYTES, description="raw")]
     stored_size_bytes: Size
-    sha256: Annotated[Sha256 | None, Field(description="of the raw bytes; sealed when the backup is encrypted")] = None
+    running_sha256: Annotated[
+        Sha256 | None, Field(description="of the stream's raw bytes to the end of this part; sealed when encrypted")
+    ] = None
+    sha256: Annotated[Sha256 | None, Field(description="early backups: of this part's raw bytes, in its place")] = None
     stored_sha256: Sha256
+
+    @property
+    def raw_hashes(self) -> int:
+        """Returns how many hashes of raw bytes there are: one, and none in the clear text of an encrypted backup."""
+        return (self.running_sha256 is not None) + (self.sha256 is not None)
 
 
 class StreamRecord(Record):
@@ -333,7 +341,7 @@ def _check_layout(parts: list[PartRecord], manifest: Manifest, where: str) -> No
     count = dict.fromkeys(streams, 0)
     for part in parts:
         known = part.stream in streams and part.path.startswith(part.stream + "/")
-        known = known and (part.sha256 is None) == (manifest.encryption is not None)
+        known = known and part.raw_hashes == (0 if manifest.encryption else 1)
         most = part.size_bytes + part.size_bytes // 64 + MAX_SEALING_BYTES
         fits = part.size_bytes <= manifest.part_size_bytes and part.stored_size_bytes <= most
         if not known or part.offset != raw[part.stream] or not fits:
@@ -346,3 +354,12 @@ def _check_layout(parts: list[PartRecord], manifest: Manifest, where: str) -> No
             raise ManifestError(f"{where} does not hold all parts of stream {name}", path=where)
     if len({part.path for part in parts}) != len(parts):
         raise ManifestError(f"{where} names a part twice", path=where)
+    check_whole_hashes(parts, manifest, where)
+
+
+def check_whole_hashes(parts: Iterable[PartRecord], manifest: Manifest, where: str) -> None:
+    """Raises ManifestError unless the last part of each stream has the stream's own hash; early ones have none so."""
+    last = {part.stream: part.running_sha256 for part in parts}
+    for stream in manifest.streams:
+        if last.get(stream.directory) not in (None, stream.sha256):
+            raise ManifestError(f"{where} ends stream {stream.directory} with another hash than its own", path=where)

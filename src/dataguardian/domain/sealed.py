@@ -10,19 +10,27 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dataguardian.domain.artifact import SEALED, Manifest, PartRecord, Record, Sha256, StreamRecord
+from dataguardian.domain.artifact import SEALED, Manifest, PartRecord, Record, Sha256, StreamRecord, check_whole_hashes
 from dataguardian.domain.errors import ManifestError
 
 
 class SealedStream(Record):
-    """`parts` are the SHA-256 of the raw bytes of each part, in order."""
+    """`running` are the SHA-256 of the raw bytes to the end of each part, in order; early backups have in `parts` those
+    of each part's own.
+    """
 
     directory: str
     sha256: Sha256
     metadata: dict[str, Any]
-    parts: list[Sha256]
+    running: list[Sha256] = Field(default_factory=list)
+    parts: list[Sha256] = Field(default_factory=list)
+
+    @property
+    def hashes(self) -> list[dict[str, Sha256]]:
+        """Returns what each part's record has of raw hashes."""
+        return [{"running_sha256": digest} for digest in self.running] + [{"sha256": digest} for digest in self.parts]
 
 
 class SealedRecord(Record):
@@ -41,7 +49,7 @@ def encode_sealed(manifest: Manifest, parts: Sequence[PartRecord]) -> bytes:
             "directory": stream.directory,
             "sha256": stream.sha256,
             "metadata": stream.metadata,
-            "parts": hashes.get(stream.directory, []),
+            "running": hashes.get(stream.directory, []),
         }
         for stream in manifest.streams
     ]
@@ -55,7 +63,7 @@ def without_sealed(manifest: Manifest, parts: Sequence[PartRecord]) -> tuple[Man
     notes = [f"{count} warning{'s are' if count > 1 else ' is'} sealed: {SEALED} has the words"] if count else []
     streams = [stream.model_copy(update={"sha256": None, "metadata": {}}) for stream in manifest.streams]
     public = manifest.model_copy(update={"options": {}, "warnings": notes, "streams": streams})
-    return public, [part.model_copy(update={"sha256": None}) for part in parts]
+    return public, [part.model_copy(update={"running_sha256": None}) for part in parts]
 
 
 def with_sealed(
@@ -68,12 +76,14 @@ def with_sealed(
         raise ManifestError(f"{SEALED} is not valid", path=SEALED) from error
     held = {stream.directory: stream for stream in record.streams}
     wanted = {stream.directory: stream.parts for stream in manifest.streams}
-    if len(held) != len(record.streams) or {name: len(stream.parts) for name, stream in held.items()} != wanted:
+    if len(held) != len(record.streams) or {name: len(stream.hashes) for name, stream in held.items()} != wanted:
         raise ManifestError(f"{SEALED} does not belong to this backup", path=SEALED)
     streams = [_opened(stream, held[stream.directory]) for stream in manifest.streams]
-    hashes = {name: iter(stream.parts) for name, stream in held.items()}
+    hashes = {name: iter(stream.hashes) for name, stream in held.items()}
     opened = manifest.model_copy(update={"options": record.options, "warnings": record.warnings, "streams": streams})
-    return opened, [part.model_copy(update={"sha256": next(hashes[part.stream])}) for part in parts]
+    opened_parts = [part.model_copy(update=next(hashes[part.stream])) for part in parts]
+    check_whole_hashes(opened_parts, opened, SEALED)
+    return opened, opened_parts
 
 
 def _opened(stream: StreamRecord, sealed: SealedStream) -> StreamRecord:
@@ -83,5 +93,5 @@ def _opened(stream: StreamRecord, sealed: SealedStream) -> StreamRecord:
 def _by_stream(parts: Sequence[PartRecord]) -> dict[str, list[str | None]]:
     found: dict[str, list[str | None]] = {}
     for part in parts:
-        found.setdefault(part.stream, []).append(part.sha256)
+        found.setdefault(part.stream, []).append(part.running_sha256)
     return found

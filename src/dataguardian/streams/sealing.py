@@ -1,11 +1,10 @@
-"""One part on its way out and back: measured, compressed, measured again; and the same checked in reverse."""
+"""One part on its way out and back: its hashes, and the same checked in reverse."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dataguardian.domain.artifact import PartRecord
 from dataguardian.domain.errors import CancelledError, DamagedPartError
@@ -15,12 +14,26 @@ Opener = Callable[[bytes], bytes | bytearray]
 """Decrypts a part; raises DamagedPartError, or KeyNeededError when it was sealed for other keys."""
 
 
-@dataclass(frozen=True)
-class PackedPart:
-    """A compressed part, and the hash of the raw bytes that are in it."""
+class RunningHash:
+    """SHA-256 of a stream's raw bytes so far. One pass proves every part, that it is in its place, and the whole."""
 
-    data: bytes | memoryview
-    sha256: str
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, piece: Data) -> None:
+        self._hash.update(piece)
+
+    def hexdigest(self) -> str:
+        """Returns the hash of what has come up to now; more may follow."""
+        return self._hash.hexdigest()
+
+    def checked(self, raw: bytes, part: PartRecord) -> bytes:
+        """Returns the stream's next part if all hashes so far match, else raises DamagedPartError."""
+        if part.running_sha256 is not None:  # else `unseal` has checked the part's own
+            self._hash.update(raw)
+            if self.hexdigest() != part.running_sha256:
+                raise DamagedPartError(f"{part.path} does not decompress to the bytes that were read", path=part.path)
+        return raw
 
 
 class InOrderHash:
@@ -54,11 +67,6 @@ class InOrderHash:
         return self._hash.hexdigest()
 
 
-def pack(raw: Data, codec: Codec) -> PackedPart:
-    """Returns what is left to encrypt, if the backup is to be, and to store; `raw` is needed no longer."""
-    return PackedPart(codec.compress(raw), hashlib.sha256(raw).hexdigest())
-
-
 def check_stored(data: bytes, part: PartRecord) -> None:
     """Raises DamagedPartError unless these are the bytes that were stored."""
     if len(data) != part.stored_size_bytes:
@@ -70,7 +78,8 @@ def check_stored(data: bytes, part: PartRecord) -> None:
 
 
 def unseal(held: bytes, part: PartRecord, codec: Codec, opener: Opener | None = None) -> bytes:
-    """Returns the raw bytes after both hashes were checked; raises DamagedPartError.
+    """Returns the raw bytes after the stored ones were checked; raises DamagedPartError. Whether they are the right
+    ones `RunningHash.checked` tells, which needs the parts in order; those of early backups have a hash of their own.
 
     `opener` decrypts, and gives less than it gets: what a hostile part may take is bounded before it is read.
     """
@@ -81,6 +90,6 @@ def unseal(held: bytes, part: PartRecord, codec: Codec, opener: Opener | None = 
         raw = codec.decompress(data, part.size_bytes)
     except DamagedPartError as error:
         raise DamagedPartError(f"{part.path}: {error.message}", path=part.path) from error
-    if hashlib.sha256(raw).hexdigest() != part.sha256:
+    if part.sha256 is not None and hashlib.sha256(raw).hexdigest() != part.sha256:
         raise DamagedPartError(f"{part.path} does not decompress to the bytes that were read", path=part.path)
     return raw
