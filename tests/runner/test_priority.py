@@ -54,3 +54,20 @@ def test_short_slices_are_the_service_s_alone() -> None:
     argv = [sys.executable, "-c", PROMPT]
     done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+READY = """
+import os
+from dataguardian.runner.priority import yield_readily
+yield_readily()
+first = os.sched_getscheduler(0)
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+yield_readily()
+print(first == os.SCHED_BATCH, os.sched_getscheduler(0) == os.SCHED_IDLE, os.nice(0))
+"""
+
+
+def test_a_backup_by_hand_gives_way() -> None:
+    """It keeps its share, and whoever wakes up goes first; what somebody has chosen for it (chrt) stays."""
+    done = subprocess.run([sys.executable, "-c", READY], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["True", "True", "0"]

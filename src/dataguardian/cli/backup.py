@@ -76,7 +76,9 @@ def backup(
     from dataguardian.cli.progress import watch
     from dataguardian.core.strategies import back_up
     from dataguardian.core.targets import Target
+    from dataguardian.runner.priority import yield_readily
 
+    yield_readily()
     part_size_bytes = parse_size(part_size)
     encryption = encryption_from(recipient, recipients_file, passphrase_file)
     datasource = bootstrap.open_datasource(source, password=password_from(password_file))

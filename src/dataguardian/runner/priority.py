@@ -33,6 +33,14 @@ def answer_promptly() -> None:
         _schedule(os.SCHED_OTHER, _SLICE_NANOSECONDS)
 
 
+def yield_readily() -> None:
+    """Has this process, and every thread and child that it starts from now on, give way to whoever wakes up: to the
+    database that it backs up, for one. Their own work is interrupted half as often, which saves 2 % of the processor.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen for us
+        _schedule(os.SCHED_BATCH, _USUAL_SLICE)
+
+
 def lower_priority() -> None:
     """Lowers this process's priority, and that of every thread and child that it starts. Failing to is no error.
 
