@@ -85,7 +85,7 @@ def test_a_sqlite_database(program: Program, tmp_path: Path, compression: str) -
 
 
 def test_the_running_hashes(program: Program, tmp_path: Path) -> None:
-    """What each line of parts.jsonl says of the bytes so far is what cat, zstd and sha256sum say; the last, the whole."""
+    """What a line of parts.jsonl says of the bytes so far, cat, zstd and sha256sum say too; the last, of the whole."""
     require_tool("zstd")
     source = tmp_path / "source"
     source.mkdir()

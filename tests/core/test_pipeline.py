@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from dataguardian.domain.errors import (
     IntegrityError,
     UsageError,
 )
-from dataguardian.engines.base import RestoreOptions
+from dataguardian.engines.base import RestoreOptions, RestoreStream
 from dataguardian.engines.sqlite import SqliteConfig, SqliteEngine
 from dataguardian.engines.sqlite import validate as validate_sqlite
 from dataguardian.storage.base import Data, Storage
@@ -397,6 +398,55 @@ def test_a_backup_of_another_kind_is_not_restored(storage: LocalStorage) -> None
         run_restore(storage, result.directory, SqliteEngine(SqliteConfig(file_path="/x.db")), "sqlite")
     with pytest.raises(UsageError, match="no stream 'y'"):
         run_restore(storage, result.directory, BytesEngine(), "bytes", streams=["y"])
+
+
+class CountingStorage(LocalStorage):
+    """Notes what is read."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        super().__init__(config)
+        self.read: list[str] = []
+        self.first_part_read = threading.Event()
+
+    def get(self, path: str, max_bytes: int) -> bytes:
+        data = super().get(path, max_bytes)
+        self.read.append(path)
+        if path.endswith("000001.zst"):
+            self.first_part_read.set()
+        return data
+
+
+def test_a_restore_reads_ahead_while_its_target_is_made(storage: LocalStorage) -> None:
+    """The first parts are fetched before the engine asks for them, and no part is fetched twice."""
+    contents = [("a", noise(6 * PART)), ("b", b""), ("c", noise(2 * PART + 1))]
+    result = run_backup(plan(), BytesEngine(*(BytesStream(*content) for content in contents)), storage)
+    counting = CountingStorage(LocalConfig(path=str(storage.local_path)))
+
+    class Leisurely(BytesEngine):
+        def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
+            assert counting.first_part_read.wait(10)
+            super().restore(streams, options)
+
+    back = Leisurely()
+    run_restore(counting, result.directory, back, "bytes")
+    assert back.restored == contents
+    parts = [path for path in counting.read if path.endswith(".zst")]
+    assert sorted(parts) == sorted(f"{result.directory}/{part.path}" for part in result.parts)
+
+
+def test_a_target_that_cannot_be_made_ends_the_reading_ahead(storage: LocalStorage) -> None:
+    """The engine's own error comes out, also when what was fetched meanwhile is damaged, and nothing goes on behind."""
+    result = run_backup(plan(), BytesEngine(BytesStream("a", noise(6 * PART))), storage)
+    part = Path(str(storage.local_path)) / result.directory / result.parts[0].path
+    part.write_bytes(bytes(part.stat().st_size))
+
+    class Full(BytesEngine):
+        def restore(self, streams: Iterator[RestoreStream], options: RestoreOptions) -> None:
+            raise UsageError("the target is full")
+
+    with pytest.raises(UsageError, match="the target is full"):
+        run_restore(storage, result.directory, Full(), "bytes")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fetch")]
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from threading import Lock
 from typing import Self, TypeVar
 
@@ -45,6 +46,7 @@ class PartReader:
         self._codec = codec
         self._opener = opener
         self._ahead = plan_lanes(part_size_bytes).ahead
+        self._begun: dict[str, Future[bytes]] = {}
 
     def __enter__(self) -> Self:
         give_back_big_blocks()
@@ -63,13 +65,22 @@ class PartReader:
         hashes were checked, or raises DamagedPartError. Every call is to be made, and in order.
         """
         so_far = RunningHash()
-        for part, expanded in self.in_order(self._expanded, parts):
+        for part, expanded in self._in_order(self._begin, parts):
             yield part, partial(_checked, so_far, part, expanded)
+
+    def begin(self, parts: Iterable[PartRecord]) -> None:
+        """Starts on the parts with which `raw_in_order` is going to begin, and comes back at once."""
+        self._begun = {part.path: self._begin(part) for part in islice(parts, self._ahead)}
 
     def in_order(
         self, work: Callable[[PartRecord], T], parts: Iterable[PartRecord]
     ) -> Iterator[tuple[PartRecord, Callable[[], T]]]:
         """Yields each part with a call that returns its result, or raises its error; works ahead within the lanes."""
+        return self._in_order(lambda part: self._threads.submit(work, part), parts)
+
+    def _in_order(
+        self, start: Callable[[PartRecord], Future[T]], parts: Iterable[PartRecord]
+    ) -> Iterator[tuple[PartRecord, Callable[[], T]]]:
         waiting: deque[tuple[PartRecord, Future[T]]] = deque()
         try:
             for part in parts:
@@ -77,7 +88,7 @@ class PartReader:
                     ready, future = waiting.popleft()
                     yield ready, future.result
                     del future  # and with it the bytes, before the next ones are fetched
-                waiting.append((part, self._threads.submit(work, part)))
+                waiting.append((part, start(part)))
             while waiting:
                 ready, future = waiting.popleft()
                 yield ready, future.result
@@ -89,6 +100,9 @@ class PartReader:
         data = self._fetch(storage, part)
         check_stored(data, part)
         return data
+
+    def _begin(self, part: PartRecord) -> Future[bytes]:
+        return self._begun.pop(part.path, None) or self._threads.submit(self._expanded, part)
 
     def _expanded(self, part: PartRecord) -> bytes:
         return self._from_any(part, self._unsealed)

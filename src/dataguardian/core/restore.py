@@ -87,6 +87,7 @@ def run_restore(
     codec = codec_for(backup.manifest.compression)
     part_size_bytes = backup.manifest.part_size_bytes
     with PartReader(storages[0], directory, codec, part_size_bytes, others=storages[1:], opener=opener) as reader:
+        reader.begin(backup.parts_of(chosen[0].directory) if chosen else ())  # while the engine makes its target ready
         sources = [_Source(backup, stream, reader, report) for stream in chosen]
         engine.restore(iter(sources), options)
     size_bytes = sum(stream.size_bytes for stream in chosen)

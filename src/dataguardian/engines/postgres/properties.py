@@ -116,6 +116,12 @@ def slacken(connection: Connection, name: str) -> None:
     connection.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(sql.Identifier(name)))
 
 
+def fits_as_created(properties: dict[str, Any]) -> bool:
+    """Tells whether `empty_out` and `create_schemas` have nothing to do."""
+    brings_all = properties.get("has_plpgsql") is not False and properties.get("has_public_schema") is not False
+    return brings_all and not properties.get("schemas")
+
+
 def empty_out(connection: Connection, properties: dict[str, Any]) -> None:
     """Takes out of a fresh database what template0 brought and the source did not have."""
     if properties.get("has_plpgsql") is False:

@@ -49,6 +49,14 @@ class _Beside:
     old: str
 
 
+@dataclass(frozen=True)
+class _Tools:
+    """The clients that read an archive, and whether they are of a newer release than the server."""
+
+    clients: ToolSet
+    are_newer: bool
+
+
 @dataclass
 class Restoration:
     """One restore into `server`. `database` None means the cluster. `warnings` is filled on the way."""
@@ -60,7 +68,6 @@ class Restoration:
     _ready: list[_Beside] = field(default_factory=list)
     _globals: Globals | None = None
     _helper: str | None = None
-    _maintenance: str | None = None
 
     def run(self, streams: Iterator[RestoreStream]) -> None:
         try:
@@ -79,9 +86,7 @@ class Restoration:
     def _work_database(self) -> str:
         if self._helper is not None:
             return self._helper
-        avoid = frozenset({self.database} if self.database else ())
-        self._maintenance = self._maintenance or self.server.maintenance_database(avoid)
-        return self._maintenance
+        return self.server.maintenance_database(frozenset({self.database} if self.database else ()))
 
     def _connect(self, database: str | None = None) -> contextlib.AbstractContextManager[Connection]:
         return self.server.connect(database or self._work_database, error=RestoreFailedError)
@@ -105,13 +110,14 @@ class Restoration:
         with self._connect() as connection:
             target = look_at(connection, self.server, name)
             tools = _tools_for(stream, connection)
-        target.check(drop_existing=self.options.drop_existing)
-        if target.in_place:
+            target.check(drop_existing=self.options.drop_existing)
+            beside = None if target.in_place else self._make_beside(connection, stream, target)
+        if beside is None:
             self._restore_in_place(stream, rest, tools)
         else:
-            self._restore_beside(stream, target, tools)
+            self._restore_beside(stream, beside, tools)
 
-    def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: ToolSet) -> None:
+    def _restore_in_place(self, stream: RestoreStream, rest: Iterator[RestoreStream], tools: _Tools) -> None:
         """For a role that may not create databases: all or nothing in one transaction."""
         chunks = _with_last_one_held_back(stream.chunks(), rest, self.options.before_swap)
         with self._connect(self.database) as connection:
@@ -124,16 +130,19 @@ class Restoration:
                 properties.drop_schemas(connection, made)
             raise
 
-    def _restore_beside(self, stream: RestoreStream, target: Target, tools: ToolSet) -> None:
+    def _make_beside(self, connection: Connection, stream: RestoreStream, target: Target) -> _Beside:
         beside = _Beside(target, _temporary_name(target.name, "dg"), _temporary_name(target.name, "old"))
         self._ready.append(beside)
-        with self._connect() as connection:
-            self._name_leftovers(connection, target.name)
-            properties.create_database(connection, beside.temporary, stream.metadata)
-            properties.hasten(connection, beside.temporary)
-        with self._connect(beside.temporary) as connection:
-            properties.empty_out(connection, stream.metadata)
-            properties.create_schemas(connection, stream.metadata)
+        self._name_leftovers(connection, target.name)
+        properties.create_database(connection, beside.temporary, stream.metadata)
+        properties.hasten(connection, beside.temporary)
+        return beside
+
+    def _restore_beside(self, stream: RestoreStream, beside: _Beside, tools: _Tools) -> None:
+        if not properties.fits_as_created(stream.metadata):
+            with self._connect(beside.temporary) as connection:
+                properties.empty_out(connection, stream.metadata)
+                properties.create_schemas(connection, stream.metadata)
         head = Head()
         chunks = head.keep(stream.chunks()) if stream.metadata.get("settings") else stream.chunks()
         self._load(stream, beside.temporary, chunks, tools)
@@ -148,14 +157,14 @@ class Restoration:
             if left.startswith(beginnings) and left not in ours
         ]
 
-    def _give_properties(self, stream: RestoreStream, beside: _Beside, head: Head, tools: ToolSet) -> None:
+    def _give_properties(self, stream: RestoreStream, beside: _Beside, head: Head, tools: _Tools) -> None:
         """Owner, privileges, settings; by way of a first connection to what was restored."""
         settings: list[Setting] = []
         with self._connect(beside.temporary) as connection:
             scalar(connection, "SELECT count(*) FROM pg_catalog.pg_class")
             if stream.metadata.get("settings"):
                 connection.execute("SELECT set_config('client_encoding', %s, false)", (stream.metadata["encoding"],))
-                settings = head.settings(tools, connection.info.encoding)
+                settings = head.settings(tools.clients, connection.info.encoding)
         if len(settings) == 0 < int(stream.metadata.get("settings") or 0):
             self.warnings.append(f"{beside.target.name}: the settings of the database could not be read")
         keeps_owner = self.database is not None and beside.target.exists and beside.target.empty
@@ -174,22 +183,20 @@ class Restoration:
         stream: RestoreStream,
         database: str,
         chunks: Iterable[bytes],
-        tools: ToolSet,
+        tools: _Tools,
         *,
         one_transaction: bool = False,
     ) -> None:
-        with self._connect() as connection:
-            server_major = connection.info.server_version // 10000
         with reached(self.server.config) as endpoint:
             load = Load(
                 stream=stream.name,
                 database=database,
                 shown_as=self.database or stream.name,
-                tools=tools,
+                tools=tools.clients,
                 environment=child_environment(self.server.config, endpoint),
                 one_transaction=one_transaction,
             )
-            (load.by_script if tools.major > server_major else load.directly)(chunks)
+            (load.by_script if tools.are_newer else load.directly)(chunks)
 
     def _swap(self) -> None:
         """Renames everything in one transaction: either all databases are the restored ones, or none is, also when
@@ -244,10 +251,11 @@ class Restoration:
 
     def _finish(self) -> None:
         warn = self.warnings.append
-        with self._told(warn, "removing what was replaced"), self._connect() as connection:
-            for beside in self._existing():
-                with self._told(warn, f"removing the replaced database, now named {beside.old!r}"):
-                    _drop(connection, beside.old)
+        if replaced := self._existing():
+            with self._told(warn, "removing what was replaced"), self._connect() as connection:
+                for beside in replaced:
+                    with self._told(warn, f"removing the replaced database, now named {beside.old!r}"):
+                        _drop(connection, beside.old)
         self._drop_helper(warn)
 
     def _drop_helper(self, tell: Callable[[str], None]) -> None:
@@ -287,12 +295,13 @@ def _with_last_one_held_back(
     yield last
 
 
-def _tools_for(stream: RestoreStream, connection: Connection) -> ToolSet:
+def _tools_for(stream: RestoreStream, connection: Connection) -> _Tools:
     """Returns clients that can read the stream's archive and speak to the server."""
     server_major = connection.info.server_version // 10000
     client = major_of(stream.metadata.get("client_version"), server_major)
     tls = connection.pgconn.ssl_in_use
-    return tools_for(max(client, server_major), f"restoring {stream.name!r}", tls=tls)
+    clients = tools_for(max(client, server_major), f"restoring {stream.name!r}", tls=tls)
+    return _Tools(clients, are_newer=clients.major > server_major)
 
 
 def major_of(version: Any, default: int) -> int:  # noqa: ANN401 -- a manifest may hold anything

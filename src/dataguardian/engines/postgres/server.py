@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from dataguardian.domain.errors import (
@@ -57,6 +57,7 @@ class Server:
     """The server that a configuration names. Every method opens its own short connection."""
 
     config: PostgresConfig
+    _to_work_from: dict[frozenset[str], str] = field(default_factory=dict, compare=False, repr=False)
 
     @contextmanager
     def connect(
@@ -86,14 +87,16 @@ class Server:
                 raise _translated(failure, place, error) from failure
 
     def maintenance_database(self, avoid: frozenset[str] = frozenset()) -> str:
-        """Returns a database to work from that is none of `avoid`; raises what the last one said."""
+        """Returns a database to work from, none of `avoid` and always the same; raises what the last one said."""
+        if (found := self._to_work_from.get(avoid)) is not None:
+            return found
         last: DataGuardianError | None = None
         for name in [*MAINTENANCE_DATABASES, user_of(self.config)]:
             if name in avoid:
                 continue
             try:
                 with self.connect(name):
-                    return name
+                    return self._to_work_from.setdefault(avoid, name)
             except (NotFoundError, NotAllowedError) as error:
                 last = error
             except AuthenticationError as error:
