@@ -198,7 +198,7 @@ def test_no_child_shows_a_real_secret(street: Street, kind: str, place: str) -> 
     assert PROGRAMS[kind] <= watch.programs, watch.programs
     assert any("dataguardian.runner" in line for line in watch.arguments), watch.arguments
     assert watch.in_argv == set()
-    assert {entry for entry in watch.in_environment if entry[:2] not in NEEDED_IN_ENVIRONMENT} == set()
+    assert {entry for entry in watch.in_environment if entry[:2] not in NEEDED_IN_ENVIRONMENT} == set(), watch.holders
     if kind == "postgres":
         assert ("pg_dump", "PGPASSWORD") in {entry[:2] for entry in watch.in_environment}, "what is there is seen"
         readers = [line for line, _ in watch.holders if "--file=" in line]

@@ -28,7 +28,7 @@ from dataguardian.domain.errors import (
 from dataguardian.domain.sizes import MIB
 from dataguardian.settings import without_secrets
 from dataguardian.storage.base import Data, Storage, StoredObject, checked_path
-from dataguardian.storage.rclone.daemon import OLDEST, Daemon, RcloneError, Setup, find_program
+from dataguardian.storage.rclone.daemon import OLDEST, Daemon, RcloneError, Setup, find_program, version_of
 from dataguardian.storage.temporary import TEMPORARY_PREFIX, is_temporary_of, temporary_name
 
 if TYPE_CHECKING:
@@ -203,16 +203,15 @@ class _Remote:
     """The calls, on one folder of a remote. Raises RcloneError and what Daemon raises."""
 
     def __init__(self, config: RcloneConfig) -> None:
-        self._daemon = Daemon.of(_setup(config))
+        setup = _setup(config)
+        self._daemon = Daemon.of(setup)
         self._timeout_seconds = config.timeout_seconds
         self._joined: bool | None = None
-        version = tuple(self._daemon.call("core/version")["decomposed"][:2])
-        if version < OLDEST:
-            raise MissingToolError(
-                f"rclone {'.'.join(map(str, version))} is too old", hint="install {}.{} or newer".format(*OLDEST)
-            )
         self._fs = f"{self._exact_name(config.remote)}:{config.path}"
         features = self._daemon.call("operations/fsinfo", fs=self._fs)["Features"]
+        if "PartialUploads" not in features:  # `core/version` runs scripts, which inherit the password
+            version = version_of(setup.program) or "that is installed"
+            raise MissingToolError(f"rclone {version} is too old", hint="install {}.{} or newer".format(*OLDEST))
         self.shows_partial = bool(features["PartialUploads"])
         self._has_folders = bool(features["CanHaveEmptyDirectories"])
         self._has_about = bool(features["About"])
