@@ -268,7 +268,7 @@ def test_more_parts_than_a_command_line_holds(tmp_path: Path) -> None:
         os.link(piece, folder / f"{number:06d}{codec.suffix}")
     stream = StreamRecord(
         directory="01-many.raw", name="many", kind="raw", parts=count, size_bytes=1, stored_size_bytes=1,
-        sha256="0" * 64, stored_sha256="0" * 64, restore_by_hand=["cat > whole"],
+        sha256="0" * 64, restore_by_hand=["cat > whole"],
     )  # fmt: skip
     line = how_to_restore([stream], codec)[-1]
     subprocess.run(["bash", "-eo", "pipefail", "-c", line], cwd=tmp_path, check=True)

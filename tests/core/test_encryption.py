@@ -215,8 +215,6 @@ def resealed(root: Path, result: BackupResult, changed: dict[str, bytes]) -> Non
     for stream in document["streams"]:
         mine = [line for line in lines if line["stream"] == stream["directory"]]
         stream["stored_size_bytes"] = sum(line["stored_size_bytes"] for line in mine)
-        whole = b"".join((folder / line["path"]).read_bytes() for line in mine)
-        stream["stored_sha256"] = hashlib.sha256(whole).hexdigest()
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
     (folder / "parts.jsonl").write_bytes(text)
     document["compressed_size_bytes"] = sum(stream["stored_size_bytes"] for stream in document["streams"])

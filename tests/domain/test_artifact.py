@@ -55,7 +55,6 @@ def stream_of(parts: list[PartRecord], directory: str) -> StreamRecord:
         size_bytes=sum(part.size_bytes for part in parts),
         stored_size_bytes=sum(part.stored_size_bytes for part in parts),
         sha256=parts[-1].running_sha256 if parts else digest(""),
-        stored_sha256=digest("stored"),
     )
 
 

@@ -29,7 +29,7 @@ from dataguardian.engines.base import DumpOptions, DumpStream, Engine, refuse_st
 from dataguardian.interruption import undoing
 from dataguardian.storage.base import Storage
 from dataguardian.streams.codecs import Codec, codec_for
-from dataguardian.streams.sealing import InOrderHash, RunningHash
+from dataguardian.streams.sealing import RunningHash
 from dataguardian.streams.split import BufferPool, fill, give_back_big_blocks, plan_lanes
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class _Conveyor:
     def carry(self, number: int, stream: DumpStream) -> None:
         """Reads one stream to its end, has the engine confirm it, and records it."""
         directory = artifact.stream_directory(number, stream.name, stream.kind)
-        raw_hash, stored_hash = RunningHash(), InOrderHash()
+        raw_hash = RunningHash()
         waiting: deque[Future[PartRecord]] = deque()
         first, offset, ended = len(self.parts), 0, False
 
@@ -226,7 +226,7 @@ class _Conveyor:
                 break
             number_in_stream = len(self.parts) - first + len(waiting)
             piece = _Piece(directory, number_in_stream, offset, buffer, size_bytes, raw_hash.hexdigest())
-            waiting.append(self._threads.submit(self._store, self._path(piece), piece, stored_hash))
+            waiting.append(self._threads.submit(self._store, self._path(piece), piece))
             offset += size_bytes
         stream.finish()
         settle(0)
@@ -240,23 +240,17 @@ class _Conveyor:
                 size_bytes=offset,
                 stored_size_bytes=sum(part.stored_size_bytes for part in self.parts[first:]),
                 sha256=raw_hash.hexdigest(),
-                stored_sha256=stored_hash.hexdigest(),
                 metadata=stream.metadata,
                 restore_by_hand=stream.restore_by_hand,
             )
         )
 
-    def _store(self, path: str, piece: _Piece, stored_hash: InOrderHash) -> PartRecord:
+    def _store(self, path: str, piece: _Piece) -> PartRecord:
         """Runs in a thread: compresses one part, frees its buffer, seals and puts it, and looks at what arrived."""
-        try:
-            data = self._compressed(piece)
-            if self.sealer is not None:
-                data = self.sealer.seal(data)
-        except BaseException:
-            stored_hash.give_up()
-            raise
+        data = self._compressed(piece)
+        if self.sealer is not None:
+            data = self.sealer.seal(data)
         stored_sha256 = hashlib.sha256(data).hexdigest()
-        stored_hash.update(piece.number, data)
         self.targets.put(f"{self.directory}/{path}", data, stored_sha256)
         return PartRecord(
             path=path,

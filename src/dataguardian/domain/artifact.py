@@ -88,7 +88,7 @@ class StreamRecord(Record):
     size_bytes: Size
     stored_size_bytes: Size
     sha256: Annotated[Sha256 | None, Field(description="sealed when the backup is encrypted")] = None
-    stored_sha256: Annotated[Sha256, Field(description="of the stored parts, one after the other")]
+    stored_sha256: Annotated[Sha256 | None, Field(description="early backups: of the stored parts together")] = None
     metadata: dict[str, Any] = {}
     restore_by_hand: list[str] = []
 
@@ -176,9 +176,10 @@ def encode_manifest(manifest: Manifest) -> bytes:
     document = manifest.model_dump(mode="json") | {"manifest_sha256": UNKNOWN}
     if manifest.encryption is None:
         del document["encryption"]  # format 1 knows no such member
-    else:
-        for stream in document["streams"]:
-            del stream["sha256"]  # sealed
+    for stream in document["streams"]:
+        for member in ("sha256", "stored_sha256"):  # what is sealed, and what early backups had
+            if stream[member] is None:
+                del stream[member]
     text = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
     digest = hashlib.sha256(text).hexdigest().encode()
     return _replace_last_hash(text, digest)

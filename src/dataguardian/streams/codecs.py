@@ -91,7 +91,7 @@ def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
     """The library's own parameters of a level. At 3 the window and the tables are cut to what a core's cache holds:
     a quarter faster; database dumps even shrink by 0 to 3 %, file trees grow by 2 to 4 % (docs/architecture.md).
     """
-    fitted = {"window_log": 20, "chain_log": 15} if level == FITTED_LEVEL else {}
+    fitted = {"window_log": 20, "chain_log": 13} if level == FITTED_LEVEL else {}
     return zstandard.ZstdCompressionParameters.from_level(
         level, source_size=FITTED_SOURCE_BYTES, write_checksum=1, write_content_size=1, **fitted
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 
 from dataguardian.domain.artifact import PartRecord
-from dataguardian.domain.errors import CancelledError, DamagedPartError
+from dataguardian.domain.errors import DamagedPartError
 from dataguardian.streams.codecs import Codec, Data
 
 Opener = Callable[[bytes], bytes | bytearray]
@@ -34,37 +33,6 @@ class RunningHash:
             if self.hexdigest() != part.running_sha256:
                 raise DamagedPartError(f"{part.path} does not decompress to the bytes that were read", path=part.path)
         return raw
-
-
-class InOrderHash:
-    """SHA-256 over parts that several threads seal: each adds its own when the one before has, and may then let go.
-
-    Whoever fails before its turn must call `give_up`, or those behind would wait for ever.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._turn = threading.Condition()
-        self._next = 0
-        self._given_up = False
-
-    def update(self, number: int, data: Data) -> None:
-        """Adds part `number`, counted from 0; raises CancelledError when an earlier one gave up."""
-        with self._turn:
-            self._turn.wait_for(lambda: self._next == number or self._given_up)
-            if self._given_up:
-                raise CancelledError("an earlier part failed")
-            self._hash.update(data)
-            self._next += 1
-            self._turn.notify_all()
-
-    def give_up(self) -> None:
-        with self._turn:
-            self._given_up = True
-            self._turn.notify_all()
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def check_stored(data: bytes, part: PartRecord) -> None:
