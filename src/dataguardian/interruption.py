@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _WHOLE = {
     (threading.__file__, "Condition.__enter__"),
     (threading.__file__, "Condition.__exit__"),
     (_POOLS, "ThreadPoolExecutor.submit"),
+    (tempfile.__file__, "_get_default_tempdir"),  # makes a file in the folder, to see whether it can
 }
 """File and name of functions that are short and not to be torn apart."""
 _AGAIN_SECONDS = 0.005

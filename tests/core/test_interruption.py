@@ -341,3 +341,35 @@ def test_children_die_with_a_killed_program(tmp_path: Path) -> None:
         wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0061\x00", "the child to run")
         owner.kill()
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), "its end")
+
+
+PROBING = """
+import os, signal, sys, tempfile, time
+from dataguardian.cli.signals import STOP
+from dataguardian.domain.errors import CancelledError
+
+make = os.open
+
+def stopped_just_then(path, *arguments, **options):
+    os.open = make
+    descriptor = make(path, *arguments, **options)
+    print("made", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    return descriptor
+
+os.open = stopped_just_then
+STOP.install()
+try:
+    tempfile.gettempdir()
+    time.sleep(5)
+except CancelledError:
+    print("stopped", os.listdir(sys.argv[1]))
+"""
+
+
+def test_a_stop_leaves_nothing_of_python_s_look_at_the_temporary_folder(tmp_path: Path) -> None:
+    """It writes a file to see whether it can; a stop between making and removing that waits for a moment."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-c", PROBING, str(tmp_path)]
+    done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert done.stdout.splitlines() == ["made", "stopped []"]
